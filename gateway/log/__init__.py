@@ -1,0 +1,20 @@
+"""The durable log: bytes of the journal, its recovery, its readers."""
+
+from gateway.log.journal import CommittedGroup, Journal, JournalState, PendingGroup
+from gateway.log.log import Log, LogSettings
+from gateway.log.positions import JournalPosition, Run, StoredEntry
+from gateway.log.reader import Reader, ReadResult
+
+__all__ = [
+    "CommittedGroup",
+    "Journal",
+    "JournalPosition",
+    "JournalState",
+    "Log",
+    "LogSettings",
+    "PendingGroup",
+    "ReadResult",
+    "Reader",
+    "Run",
+    "StoredEntry",
+]
