@@ -1,6 +1,7 @@
 """The durable log: bytes of the journal, its recovery, its readers."""
 
-from gateway.log.journal import CommittedGroup, Journal, JournalState, PendingGroup
+from gateway.log.groups import CommittedGroup, PendingGroup
+from gateway.log.journal import Journal, JournalState
 from gateway.log.log import Log, LogSettings
 from gateway.log.positions import JournalPosition, Run, StoredEntry
 from gateway.log.reader import Reader, ReadResult
