@@ -61,6 +61,12 @@ class Broker:
         """A name that no producer of this broker ever had: the data directory, the start, a counter."""
         return f"{self.log.directory_id.hex()[:8]}-{self.clock.boottime_ns():x}-{next(self._names)}"
 
+    def check_accepting(self) -> None:
+        """Raises: StorageUnavailable while the log takes no entries."""
+        state = self.log.journal.state
+        if state is not JournalState.open:
+            raise StorageUnavailable(f"the log is {state}", hint="see `headwater status`")
+
     # Topics
 
     async def topic(self, name: TopicName, *, create: bool = True) -> Topic:
@@ -172,7 +178,12 @@ class Broker:
 
     async def commit_records(self, records: list[Record], *, size: int = RECORD_SIZE) -> None:
         """Make records durable together. Raises: StorageUnavailable."""
-        await self.commit(size, lambda group: [group.add_record(record) for record in records])
+
+        def add(group: PendingGroup) -> None:
+            for record in records:
+                group.add_record(record)
+
+        await self.commit(size, add)
 
     async def commit(self, size: int, add: Callable[[PendingGroup], object]) -> None:
         """Let `add` put all of one atomic change into a group, and return when it is durable. Raises: StorageUnavailable.

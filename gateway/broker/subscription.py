@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.broker.consumer import Consumer
 from gateway.broker.dispatch import Dispatcher, SharedDispatcher, SingleActiveDispatcher, mask_of_words
 from gateway.errors import ConsumerBusy, LogError, NotAllowed, StorageUnavailable
+from gateway.limits import BATCH_MESSAGES_MAX
 from gateway.log import PendingGroup
 from gateway.log.records import SubscriptionRecord
 from gateway.message import SubscriptionType
@@ -106,10 +107,10 @@ class Subscription:
         """Acknowledge an entry, or the messages of its batch whose bits in `ack_set` are 0."""
         if not 0 <= entry_id < self.topic.durable_end:
             return
-        if ack_set and batch_size > 0:
+        if ack_set and 0 < batch_size <= BATCH_MESSAGES_MAX:
             whole = self.cursor.ack_batch(entry_id, batch_size, mask_of_words(ack_set, batch_size))
         elif ack_set:
-            # Without its size a partial acknowledgement can't be kept; the client acknowledges the entry when it is through.
+            # Without a sane size a partial acknowledgement can't be kept; the client acknowledges the entry when it is through.
             return
         else:
             self.cursor.ack(entry_id)

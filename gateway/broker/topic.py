@@ -108,15 +108,16 @@ class Topic:
         while len(self._sequence_ids) > PRODUCERS_REMEMBERED_MAX:
             self._sequence_ids.popitem(last=False)
 
-    def append(self, producer: Producer, data: bytes, key: int, messages: int) -> int:
+    def append(self, producer: Producer, data: bytes, key: int | None, messages: int) -> int:
         """Append an entry to the pending commit group and give it its id; DUPLICATE if `key` was stored before.
+
+        `key` None: the entry is not looked up and not remembered (a chunk that is not the last of its message).
 
         `self.last_group` tells when it (or what it duplicates) is durable: None means that it already is.
         Raises: StorageUnavailable.
         """
-        if self.policy.deduplication:
-            if key <= producer.last_sequence_id:
-                return DUPLICATE
+        if key is not None and key <= producer.last_sequence_id and self.policy.deduplication:
+            return DUPLICATE
         entry_id = self.next_entry_id
         if entry_id >= LEDGER_ENTRIES_MAX:
             raise NotAllowed(f"{self.full_name} holds {LEDGER_ENTRIES_MAX} entries, the most that one ledger can")
@@ -126,9 +127,10 @@ class Topic:
             raise StorageUnavailable(str(error), hint=error.hint) from error
         group.add_entry(self.ledger_id, entry_id, data, messages, self._boottime_ns())
         self.next_entry_id = entry_id + 1
-        producer.last_sequence_id = key
-        if not producer.generated_name:
-            group.producers[self.ledger_id, producer.name] = (key, producer.epoch)
+        if key is not None:
+            producer.last_sequence_id = key
+            if not producer.generated_name:
+                group.producers[self.ledger_id, producer.name] = (key, producer.epoch)
         if group is not self.last_group:
             self.last_group = group
             self.journal.commit_within(self.policy.commit_interval_ns, self.full_name)

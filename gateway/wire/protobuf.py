@@ -72,7 +72,7 @@ def build_classes(package: str, table: str) -> dict[str, Any]:
 
 def _add_field(message: descriptor_pb2.DescriptorProto, words: list[str], package: str, enums: set[str]) -> None:
     name, number, label, kind = words[:4]
-    field = message.field.add(name=name, number=int(number), label=_LABELS[label])  # type: ignore[arg-type]
+    field = message.field.add(name=name, number=int(number), label=_LABELS[label])
     if kind in _SCALARS:
         field.type = _SCALARS[kind]  # type: ignore[assignment]
     else:

@@ -1,0 +1,170 @@
+"""The broker's listener: sockets, their buffers and their silence. What the bytes mean is the session's business."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from gateway.broker.broker import Broker
+from gateway.broker.session import Session
+from gateway.errors import ProtocolError
+from gateway.limits import CONNECTION_WRITE_BUFFER_MAX, CONNECTIONS_MAX, PENDING_RECEIPTS_MAX, SECOND
+from gateway.wire.connection import Connection, Role, State
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT_NS = 3 * SECOND
+"""How long a connection may take to answer before its producer's name is given to somebody else."""
+
+
+class BrokerServer:
+    """Accepts clients on one listening socket."""
+
+    def __init__(self, broker: Broker, now_ns: Callable[[], int]) -> None:
+        self.broker = broker
+        self.now_ns = now_ns
+        self.connections: set[ClientConnection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a bound socket, made with proto=IPPROTO_TCP so that asyncio turns Nagle's algorithm off."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: ClientConnection(self), sock=listener)
+
+    async def close(self) -> None:
+        """Accept nobody any more and close all connections; what they have appended is still committed."""
+        if self._server is not None:
+            self._server.close()
+        await asyncio.gather(*(connection.shut("the gateway is stopping") for connection in tuple(self.connections)))
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's socket."""
+
+    def __init__(self, server: BrokerServer) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._connection = Connection(Role.broker, now_ns=server.now_ns())
+        self._session = Session(server.broker, self._connection, flush=self._flush_soon, probe=self._probe)
+        self._transport: asyncio.Transport | None = None
+        self._flushing = False
+        self._reading = True
+        self._heard = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self.peer = "?"
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.peer = "{}:{}".format(*(transport.get_extra_info("peername") or ("?", "?"))[:2])
+        if len(self._server.connections) >= CONNECTIONS_MAX:
+            logger.warning("%s is turned away: %d connections are open", self.peer, CONNECTIONS_MAX)
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=CONNECTION_WRITE_BUFFER_MAX)
+        self._server.connections.add(self)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard.set()
+        try:
+            self._session.handle(self._connection.receive_data(data, self._server.now_ns()))
+        except ProtocolError as error:
+            self._end(str(error))
+            return
+        self._flush_soon()
+        if self._reading and self._session.receipts_waiting > PENDING_RECEIPTS_MAX and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._session.writable = False
+
+    def resume_writing(self) -> None:
+        self._session.writable = True
+        self._session.wake_consumers()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(f"the connection was lost: {error}" if error else "the peer closed the connection")
+
+    # Writing
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what was produced in this turn of the loop, in one go."""
+        self._flushing = False
+        if self._transport is None or self._transport.is_closing():
+            return
+        out = self._connection.data_to_send()
+        if out:
+            self._transport.write(b"".join(out))
+        if self._session.flushed() and not self._transport.get_write_buffer_size() > CONNECTION_WRITE_BUFFER_MAX:
+            self._session.writable = True
+            self._session.wake_consumers()
+        if not self._reading and self._session.receipts_waiting <= PENDING_RECEIPTS_MAX // 2:
+            self._reading = True
+            self._transport.resume_reading()
+
+    # Life
+
+    def _arm(self) -> None:
+        delay_ns = max(0, self._connection.next_deadline_ns() - self._server.now_ns())
+        self._timer = self._loop.call_later(delay_ns / SECOND, self._tick)
+
+    def _tick(self) -> None:
+        try:
+            self._connection.tick(self._server.now_ns())
+        except ProtocolError as error:
+            self._end(str(error))
+            return
+        self._flush_soon()
+        self._arm()
+
+    async def _probe(self) -> bool:
+        """Ask the peer for a sign of life, and close the connection if none comes."""
+        if self._connection.state is not State.open:
+            return False
+        self._heard.clear()
+        self._connection.ping(self._server.now_ns())
+        self._flush_soon()
+        try:
+            await asyncio.wait_for(self._heard.wait(), PROBE_TIMEOUT_NS / SECOND)
+        except TimeoutError:
+            await self.shut("the peer does not answer")
+            return False
+        return True
+
+    async def shut(self, reason: str) -> None:
+        """Close the connection and let go of all that belongs to it."""
+        self._end(reason)
+        if self._closing is not None:
+            await self._closing
+
+    def _end(self, reason: str) -> None:
+        if self._closing is not None:
+            return
+        logger.info("%s: connection closed: %s", self.peer, self._connection.close_reason or reason)
+        self._connection.fail(reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+        self._closing = self._loop.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        await self._session.close()
+        self._server.connections.discard(self)
