@@ -84,6 +84,19 @@ MQTT_PACKET_SIZE_MAX = 1 * MIB
 MQTT_CONNECTIONS_MAX = 1_000
 MQTT_IN_FLIGHT_MAX = 4_096
 """PUBLISH packets of one connection that wait for the commit before its socket is read no further."""
+MQTT_SESSIONS_MAX = 10_000
+"""Client ids remembered as having a session; the one unused for longest is forgotten."""
+
+# Connectors.
+CONNECTOR_BATCH_SIZE_MAX = 64 * KIB
+"""Bytes at which an entry that a source assembles is closed; one larger message is an entry of its own."""
+CONNECTOR_BATCH_MESSAGES_MAX = 1_000
+CONNECTOR_IN_FLIGHT_SIZE_MAX = 16 * MIB
+"""Bytes of one source that wait for the commit before it reads nothing more."""
+CONNECTOR_TOPICS_MAX = 1_000
+"""Topics that one source holds open; above it, those that are idle are closed."""
+CONNECTOR_ROUTES_MAX = 256
+"""Addresses (MQTT topics) of one device whose way into the log is remembered; at the bound all are looked up again."""
 
 # Replication.
 REPLICATION_WINDOW = 1_000
