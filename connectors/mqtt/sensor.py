@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from connectors.mqtt.topics import Template, TopicFilter
-from gateway.errors import ConnectorError
+from gateway.errors import ConnectorError, InvalidTopicName
+from gateway.names import TopicName
 
 
 class BatchBy(StrEnum):
@@ -71,6 +72,17 @@ def parse_listen(text: str) -> Address:
     return Address(host, int(port_text))
 
 
+def parse_topic(text: str) -> Template:
+    """Read a `topic:` template. Raises: ConnectorError, also for a constant one that is no valid topic name."""
+    template = Template(text, slash=".")
+    if template.constant:
+        try:
+            TopicName.parse(text)
+        except InvalidTopicName as error:
+            raise ConnectorError(str(error), hint=error.hint) from error
+    return template
+
+
 class Target(NamedTuple):
     """Where one message goes."""
 
@@ -86,8 +98,13 @@ class Sensor:
         """Compile. Raises: ConnectorError."""
         self.settings = settings
         self._filters = [TopicFilter(text) for text in settings.subscribe]
-        self._topic = Template(settings.topic, slash=".")
+        self._topic = parse_topic(settings.topic)
         self._key = None if settings.key is None else Template(settings.key)
+
+    @property
+    def constant_topic(self) -> str | None:
+        """The one topic of all of this sensor's messages; None: it depends on the message."""
+        return self.settings.topic if self._topic.constant else None
 
     def target(self, topic: str, device: str) -> Target | None:
         """Where a message goes that `device` published to the MQTT topic `topic`; None: this sensor does not want it.

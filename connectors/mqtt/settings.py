@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from connectors.mqtt.sensor import BatchBy, MqttSettings, parse_listen
+from connectors.mqtt.sensor import BatchBy, MqttSettings, parse_listen, parse_topic
 from connectors.mqtt.topics import Template, TopicFilter
 from gateway.errors import ConnectorError
 
@@ -38,7 +38,7 @@ class MqttModel(BaseModel):
     subscribe: list[Annotated[str, _checked(TopicFilter)]] = Field(
         min_length=1, description="MQTT topic filters; + stands for one level, # for the rest."
     )
-    topic: Annotated[str, Field(min_length=1), _checked(Template)] = Field(
+    topic: Annotated[str, Field(min_length=1), _checked(parse_topic)] = Field(
         description="Where messages go; {topic}, {device} and {level[N]} are filled in from the MQTT topic."
     )
     key: Annotated[str, _checked(Template)] | None = Field(

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from connectors.base import SensorReport, SensorSettings, Source, SourceContext
 from connectors.mqtt.listener import Listener
 from connectors.mqtt.sensor import BatchBy, MqttSettings, Sensor, parse_listen
+from connectors.partitions import choose_partition
 from connectors.publisher import Publisher
 from connectors.rounds import Route
-from gateway.errors import ConnectorError, InvalidTopicName
+from gateway.errors import ConnectorError, GatewayError, InvalidTopicName
+from gateway.names import PARTITION_SUFFIX, TopicName
 
 UNMATCHED = "unmatched"
 """Topic of the default namespace for what no sensor wants."""
@@ -52,6 +54,7 @@ class MqttSource(Source):
             report=context.report,
         )
         try:
+            await router.find_partitions()
             address = await listener.start()
             context.report.addresses.append(str(address))
             context.report.ready.set()
@@ -71,6 +74,18 @@ class Router:
         self._publisher = publisher
         self._sensors = [(sensor, context.report.sensor(sensor.settings.name)) for sensor in sensors]
         self._unmatched = context.report.sensor(UNMATCHED)
+        self._context = context
+        self._partitions: dict[str, int] = {}
+
+    async def find_partitions(self) -> None:
+        """Learn which of the sensors' topics are partitioned; those whose name depends on the message never are."""
+        for sensor, _ in self._sensors:
+            if (topic := sensor.constant_topic) is not None:
+                name = str(TopicName.parse(topic, default_namespace=self._context.default_namespace))
+                try:
+                    self._partitions[topic] = await self._context.client.partitions(name)
+                except GatewayError as error:
+                    raise ConnectorError(f"{self._name} can't look up {name}: {error}", hint=error.hint) from error
 
     def routes(self, topic: str, device: str) -> tuple[Route, ...]:
         """At least one way; the caller keeps them for as long as the device is connected."""
@@ -92,6 +107,9 @@ class Router:
     def _route(
         self, topic: str, device: str, settings: MqttSettings, report: SensorReport, target: str, key: str | None
     ) -> Route:
+        if partitions := self._partitions.get(target, 0):
+            # Without a key it is the device that keeps its messages in order.
+            target += f"{PARTITION_SUFFIX}{choose_partition(device if key is None else key, partitions)}"
         lane = self._publisher.lane(report, target, key if settings.batch is BatchBy.key else None)
         properties = _properties(settings.name, device, topic)
         if settings.format:

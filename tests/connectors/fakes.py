@@ -13,7 +13,7 @@ from typing import cast
 
 from gateway.client.api import Client, ProducerOptions
 from gateway.clock import ClockQuality
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, NotAllowed
 from gateway.limits import SECOND
 from gateway.message import Position
 
@@ -65,6 +65,8 @@ class FakeLog:
     """Asked for each entry: the error to refuse it with."""
     opening: Callable[[str], GatewayError | None] = lambda topic: None
     """Asked for each producer: the error to refuse it with."""
+    partitions: dict[str, int] = field(default_factory=dict)
+    """Partitioned topics, by full name."""
     pending: list[tuple[asyncio.Future[Position], Stored]] = field(default_factory=list)
     sends: int = 0
     producers_open: int = 0
@@ -143,4 +145,9 @@ class FakeClient:
         await asyncio.sleep(0)
         if (error := self._log.opening(topic)) is not None:
             raise error
+        if topic in self._log.partitions:
+            raise NotAllowed("a partitioned topic is only ever used by its partitions")
         return FakeProducer(self._log, topic)
+
+    async def partitions(self, topic: str) -> int:
+        return self._log.partitions.get(topic, 0)

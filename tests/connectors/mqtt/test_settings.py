@@ -41,6 +41,7 @@ def test_settings_become_the_connectors_own() -> None:
         ({"subscribe": []}, ("subscribe",), "at least 1"),
         ({"subscribe": ["a", "b/#/c"]}, ("subscribe", 1), "last one"),
         ({"topic": "{level}"}, ("topic",), "level["),
+        ({"topic": "plant/hall7"}, ("topic",), "not a topic name"),
         ({"topic": ""}, ("topic",), "at least 1"),
         ({"key": "{x}"}, ("key",), "placeholder"),
         ({"batch": "key"}, (), "needs a key"),

@@ -110,6 +110,23 @@ async def test_source_makes_entries_per_key_where_the_sensor_says_so(start: Star
     }
 
 
+async def test_source_publishes_to_the_partitions_of_a_partitioned_topic(start: Start) -> None:
+    """One key, one partition, in order; the partitions are used."""
+    log = FakeLog(partitions={"persistent://plant/hall7/temperature": 4})
+    source = await start(log=log)
+    device = await Device.open(source.address)
+    device.send(b"".join(packets.publish(f"boiler/{index % 8}/temp", b"%d" % index) for index in range(64)))
+    await device.receive(4 * 64)
+    by_key: dict[str, list[bytes]] = {}
+    for partition in range(4):
+        messages = source.messages(f"temperature-partition-{partition}")
+        assert messages
+        for key in {message.key or "" for message in messages}:
+            assert key not in by_key
+            by_key[key] = [message.payload for message in messages if message.key == key]
+    assert by_key == {str(key): [b"%d" % index for index in range(key, 64, 8)] for key in range(8)}
+
+
 async def test_source_keeps_taking_qos_0_without_answering(start: Start) -> None:
     """No acknowledgement was asked for and none is given."""
     source = await start()
