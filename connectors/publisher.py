@@ -210,7 +210,12 @@ class Publisher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for outlet in list(self._open):
-            await outlet.close()
+        # Closing a producer waits for its last entry too, which may be as far away as the commit interval.
+        closing = [asyncio.create_task(outlet.close()) for outlet in self._open]
         self._open.clear()
+        if closing:
+            await asyncio.wait(closing, timeout=grace_s)
+        for task in closing:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
         self.failed.cancel()

@@ -174,10 +174,10 @@ class Connection(asyncio.Protocol):
             self._listener.failed(self._session.failure, self._device)
         self._transport.close()
 
-    def shut(self) -> None:
-        """Close because the gateway stops: the device did not vanish, so its will stays unpublished."""
+    def stop(self) -> None:
+        """Read nothing more because the gateway stops: the device did not vanish, so its will stays unpublished."""
         self._session.will = None
-        self.close()
+        self.pause(_HELD)
 
     def abort(self) -> None:
         """Close without waiting for anything."""
@@ -212,6 +212,7 @@ class Listener:
         self._connections: set[Connection] = set()
         self._devices: dict[str, Connection] = {}
         self._partial_size = 0
+        self._stopped = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._no_connections = asyncio.Event()
         self._no_connections.set()
@@ -245,7 +246,9 @@ class Listener:
             self._report.connections_refused += 1
             connection.abort()
             return
-        if self._report.held:
+        if self._stopped:
+            connection.stop()
+        elif self._report.held:
             connection.hold(True)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep_again)
@@ -287,6 +290,8 @@ class Listener:
 
     def hold(self, held: bool) -> None:
         """Stop or start reading all connections."""
+        if self._stopped:
+            return
         for connection in list(self._connections):
             connection.hold(held)
 
@@ -304,9 +309,11 @@ class Listener:
 
     def stop(self) -> None:
         """Accept and read nothing more; what was taken can still be acknowledged."""
+        self._stopped = True
         if self._server is not None:
             self._server.close()
-        self.hold(True)
+        for connection in list(self._connections):
+            connection.stop()
 
     async def close(self, *, grace_s: float) -> None:
         """Close all connections, giving devices up to `grace_s` seconds to receive what was sent to them."""
@@ -314,7 +321,7 @@ class Listener:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in list(self._connections):
-            connection.shut()
+            connection.close()
         try:
             await asyncio.wait_for(self._no_connections.wait(), grace_s)
         except TimeoutError:

@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from connectors.base import SourceContext, SourceReport
+from connectors.mqtt import source as source_module
 from connectors.mqtt.sensor import MqttSettings
 from connectors.mqtt.source import build_sources
 from gateway.broker.broker import Broker
@@ -127,6 +130,19 @@ async def test_commit_interval_delays_the_acknowledgement_and_an_alarm_does_not_
         assert gateway.log.journal.stats.entries == entries
         device.send(packets.publish("kitchen", packet_id=4))
         assert await device.receive(8) == packets.puback(3, 4)
+
+
+async def test_source_stops_in_bounded_time_whatever_the_commit_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would only be durable much later stays unacknowledged."""
+    monkeypatch.setattr(source_module, "STOP_GRACE_S", 0.05)
+    settings = BrokerSettings({"plant/hall7": NamespacePolicy(commit_interval_ns=3_600 * 10**9)})
+    async with asyncio.timeout(10), running(tmp_path, settings) as gateway:
+        device = await Device.open(gateway.address)
+        device.send(packets.publish("boiler/1/temp", packet_id=1) + packets.PINGREQ)
+        assert await device.receive(2) == packets.PINGRESP
+    assert await device.receive_end() == b""
 
 
 async def test_messages_reach_the_partitions_of_a_partitioned_topic(tmp_path: Path) -> None:

@@ -385,6 +385,22 @@ async def test_source_acknowledges_what_it_took_before_it_stops(start: Start) ->
         await Device.open(source.address)
 
 
+async def test_source_takes_nothing_while_it_stops(start: Start) -> None:
+    """Also when the log, full until then, takes entries again: what was not read is the device's to send again."""
+    source = await start()
+    device = await Device.open(source.address, packets.connect(will=("boiler/1/temp", b"will")))
+    source.log.refusal = lambda topic: StorageUnavailable("full")
+    device.send(packets.publish("boiler/1/temp", b"taken", packet_id=1))
+    await source.until(lambda: source.report.held)
+    device.send(packets.publish("boiler/1/temp", b"unread", packet_id=2))
+    stopping = asyncio.create_task(source.stop())
+    await source.until(lambda: not source.report.ready.is_set())
+    source.log.refusal = lambda topic: None
+    await stopping
+    assert await device.receive_end() in (packets.puback(1), b"")
+    assert source.payloads("temperature") == [b"taken"]
+
+
 async def test_source_stays_cheap_when_a_device_uses_many_topics(start: Start) -> None:
     """Routes and known topics are bounded and correct beyond the bound."""
     source = await start(MqttSettings("s", LISTEN, ("many/#",), topic="t", key="{level[1]}"))
