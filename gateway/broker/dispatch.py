@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from gateway.broker.consumer import Consumer
 from gateway.limits import DISPATCH_ENTRIES_MAX, MIB
 from gateway.log import ReadResult, StoredEntry
+from gateway.wire.acks import words_of_mask
 
 if TYPE_CHECKING:
     from gateway.broker.subscription import Subscription
 
 READ_SIZE_MAX = 1 * MIB
 """Bytes read for one subscription in one step."""
-WORD_BITS = 64
 
 
 class Dispatcher(ABC):
@@ -281,21 +281,3 @@ class SharedDispatcher(Dispatcher):
             self._replay_ids.discard(entry_id)
         else:
             self.next_entry_id = entry_id + 1
-
-
-def words_of_mask(mask: int) -> tuple[int, ...]:
-    """A bit mask as signed 64-bit words, least significant first; words of zeros at the end are left out."""
-    words = []
-    while mask:
-        word = mask & (2**WORD_BITS - 1)
-        words.append(word - 2**WORD_BITS if word >= 2 ** (WORD_BITS - 1) else word)
-        mask >>= WORD_BITS
-    return tuple(words)
-
-
-def mask_of_words(words: list[int], size: int) -> int:
-    """The bits of `ack_set` words, cut to a batch of `size` messages."""
-    mask = 0
-    for index, word in enumerate(words):
-        mask |= (word & (2**WORD_BITS - 1)) << (index * WORD_BITS)
-    return mask & ((1 << size) - 1)

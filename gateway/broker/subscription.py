@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.broker.consumer import Consumer
-from gateway.broker.dispatch import Dispatcher, SharedDispatcher, SingleActiveDispatcher, mask_of_words
+from gateway.broker.dispatch import Dispatcher, SharedDispatcher, SingleActiveDispatcher
 from gateway.errors import ConsumerBusy, LogError, NotAllowed, StorageUnavailable
 from gateway.limits import BATCH_MESSAGES_MAX
 from gateway.log import PendingGroup
 from gateway.log.records import SubscriptionRecord
 from gateway.message import SubscriptionType
 from gateway.metadata.cursor import CursorState
+from gateway.wire.acks import mask_of_words
 
 if TYPE_CHECKING:
     from gateway.broker.topic import Topic

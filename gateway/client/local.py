@@ -13,8 +13,8 @@ from functools import partial
 
 from gateway.broker.broker import Broker, state_size
 from gateway.broker.consumer import Consumer as BrokerConsumer
-from gateway.broker.dispatch import WORD_BITS
 from gateway.broker.producer import Producer as BrokerProducer
+from gateway.broker.seek import first_entry_published_since
 from gateway.broker.subscription import Subscription
 from gateway.broker.topic import DUPLICATE, Topic, wait_for_last_group
 from gateway.client.api import (
@@ -35,6 +35,7 @@ from gateway.log import PendingGroup, StoredEntry
 from gateway.log.records import StateRecord
 from gateway.message import LATEST, Entry, InitialPosition, MessageId, Position, SubscriptionType
 from gateway.names import NamespaceName, TopicName
+from gateway.wire.acks import mask_of_words, still_unacked
 from gateway.wire.entry import parse_metadata
 
 DUPLICATE_POSITION = Position(-1, -1)
@@ -74,11 +75,17 @@ class LocalClient(Client):
         return consumer
 
     async def create_reader(
-        self, topic: str, start: Position = LATEST, *, receiver_queue_size: int = RECEIVER_QUEUE_SIZE
+        self,
+        topic: str,
+        start: Position = LATEST,
+        *,
+        since_ms: int | None = None,
+        receiver_queue_size: int = RECEIVER_QUEUE_SIZE,
     ) -> LocalReader:
         opened = await self._broker.topic(TopicName.parse(topic))
         identity = next(self._ids)
-        subscription = opened.reader_subscription(f"reader-{id(self):x}-{identity}", next_entry_id=opened.first_from(start))
+        first = opened.first_from(start) if since_ms is None else await first_entry_published_since(opened, since_ms)
+        subscription = opened.reader_subscription(f"reader-{id(self):x}-{identity}", next_entry_id=first)
         reader = LocalReader(self._open, subscription, receiver_queue_size, identity)
         reader.inbox.join()
         self._open.add(reader)
@@ -315,7 +322,7 @@ class Inbox:
             redelivery_count,
             ack_set,
         )
-        charged = entry.messages if not ack_set else sum((word & (2**WORD_BITS - 1)).bit_count() for word in ack_set)
+        charged = mask_of_words(ack_set, entry.messages).bit_count() if ack_set else entry.messages
         self._entries.append((received, charged))
         self._held_bytes += len(entry.data)
         self.writable = self._held_bytes < CONNECTION_WRITE_BUFFER_MAX
@@ -452,18 +459,6 @@ class LocalReader(Reader):
     def _moved_to(self, entry_id: int) -> None:
         self._next_entry_id = entry_id + 1
         self.inbox.subscription.acknowledge_cumulative(entry_id)
-
-
-def still_unacked(batch_index: int, batch_size: int, *, cumulative: bool) -> list[int]:
-    """The ack_set that acknowledges one message of a batch, or (cumulative) it and those before it."""
-    mask = (1 << batch_size) - 1
-    mask &= ~((1 << (batch_index + 1)) - 1) if cumulative else ~(1 << batch_index)
-    # One word of zeros still says "a set follows": an empty one would mean the whole entry, which is the same only here.
-    words = []
-    for shift in range(0, batch_size, WORD_BITS):
-        word = (mask >> shift) & (2**WORD_BITS - 1)
-        words.append(word - 2**WORD_BITS if word >= 2 ** (WORD_BITS - 1) else word)
-    return words
 
 
 async def last_message_id(topic: Topic) -> MessageId:

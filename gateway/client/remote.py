@@ -1,0 +1,521 @@
+"""The door over Pulsar's protocol: a client of any broker that speaks it, this gateway's or a cloud's."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.client.api import (
+    RECEIVER_QUEUE_SIZE,
+    Client,
+    Commit,
+    Consumer,
+    ConsumerOptions,
+    Producer,
+    ProducerOptions,
+    Reader,
+    ReceiptCallback,
+    ReceivedEntry,
+    TopicInfo,
+)
+from gateway.client.remote_connection import RemoteConnection, open_connection
+from gateway.errors import BrokerError, GatewayError, NotAllowed, ProtocolError
+from gateway.message import EARLIEST, LATEST, Entry, InitialPosition, MessageId, Position, SubscriptionType
+from gateway.names import TopicName
+from gateway.wire import commands
+from gateway.wire.acks import still_unacked
+from gateway.wire.commands import AckType, CommandType
+from gateway.wire.connection import UNSIGNED
+from gateway.wire.entry import parse_metadata
+
+LOOKUP_REDIRECTS_MAX = 10
+SEEK_CLOSE_TIMEOUT_S = 10.0
+
+
+class RemoteClient(Client):
+    """A client of the broker at a service URL."""
+
+    def __init__(self, service_url: str, *, token: str | None, trust_certs_file: str | None) -> None:
+        self.service_url = service_url
+        self._token = token
+        self._trust_certs_file = trust_certs_file
+        self._connections: dict[tuple[str, str], RemoteConnection] = {}
+        """By (URL, the broker behind a proxy)."""
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    async def connect(
+        cls, service_url: str, *, token: str | None = None, trust_certs_file: str | None = None
+    ) -> RemoteClient:
+        """Connect to `service_url`. Raises: ProtocolError, BrokerError when refused."""
+        client = cls(service_url, token=token, trust_certs_file=trust_certs_file)
+        await client.connection(service_url)
+        return client
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection to the service URL stands."""
+        connection = self._connections.get((self.service_url, ""))
+        return connection is not None and connection.error is None
+
+    async def connection(self, url: str, *, proxy_to: str = "") -> RemoteConnection:
+        """The open connection to a URL, made if need be. Raises: ProtocolError, BrokerError."""
+        async with self._connecting:
+            connection = self._connections.get((url, proxy_to))
+            if connection is None or connection.error is not None:
+                connection = await open_connection(
+                    url, token=self._token, trust_certs_file=self._trust_certs_file, proxy_to=proxy_to
+                )
+                self._connections[url, proxy_to] = connection
+            return connection
+
+    async def lookup(self, topic: str) -> RemoteConnection:
+        """A connection to the broker that serves `topic`. Raises: BrokerError, ProtocolError."""
+        connection = await self.connection(self.service_url)
+        authoritative = False
+        for _ in range(LOOKUP_REDIRECTS_MAX):
+            answer = await connection.request(
+                CommandType.LOOKUP, commands.CommandLookupTopic(topic=topic, request_id=0, authoritative=authoritative)
+            )
+            tls = self.service_url.startswith("pulsar+ssl")
+            url = (answer.brokerServiceUrlTls if tls else answer.brokerServiceUrl) or self.service_url
+            if answer.response == commands.LOOKUP_CONNECT:
+                if answer.proxy_through_service_url:
+                    return await self.connection(self.service_url, proxy_to=url)
+                return await self.connection(url)
+            authoritative = answer.authoritative
+            connection = await self.connection(url)
+        raise ProtocolError(f"the brokers send each other the lookup of {topic} in a circle")
+
+    async def create_producer(self, topic: str, options: ProducerOptions = ProducerOptions()) -> RemoteProducer:
+        full_name = str(TopicName.parse(topic))
+        await self._check_not_partitioned(full_name)
+        producer = RemoteProducer(await self.lookup(full_name), full_name)
+        await producer.open(options)
+        return producer
+
+    async def subscribe(
+        self, topic: str, subscription: str, options: ConsumerOptions = ConsumerOptions()
+    ) -> RemoteConsumer:
+        full_name = str(TopicName.parse(topic))
+        await self._check_not_partitioned(full_name)
+        consumer = RemoteConsumer(RemoteInbox(await self.lookup(full_name), full_name, subscription, options))
+        await consumer.inbox.join()
+        return consumer
+
+    async def create_reader(
+        self,
+        topic: str,
+        start: Position = LATEST,
+        *,
+        since_ms: int | None = None,
+        receiver_queue_size: int = RECEIVER_QUEUE_SIZE,
+    ) -> RemoteReader:
+        full_name = str(TopicName.parse(topic))
+        await self._check_not_partitioned(full_name)
+        options = ConsumerOptions(receiver_queue_size=receiver_queue_size)
+        name = f"reader-{next(_reader_numbers)}-{id(self):x}"
+        inbox = RemoteInbox(await self.lookup(full_name), full_name, name, options, start=start)
+        await inbox.join()
+        if since_ms is not None:
+            await inbox.seek(commands.CommandSeek(consumer_id=0, request_id=0, message_publish_time=since_ms))
+        return RemoteReader(inbox, start)
+
+    async def topics(self, namespace: str) -> list[TopicInfo]:
+        connection = await self.connection(self.service_url)
+        answer = await connection.request(
+            CommandType.GET_TOPICS_OF_NAMESPACE,
+            commands.CommandGetTopicsOfNamespace(request_id=0, namespace=namespace),
+        )
+        names = [name for name in answer.topics if name.startswith("persistent://")]
+        return [TopicInfo(name, -1, -1) for name in sorted(names)]
+
+    async def partitions(self, topic: str) -> int:
+        connection = await self.connection(self.service_url)
+        answer = await connection.request(
+            CommandType.PARTITIONED_METADATA,
+            commands.CommandPartitionedTopicMetadata(topic=str(TopicName.parse(topic)), request_id=0),
+        )
+        return int(answer.partitions)
+
+    async def commit(self, commit: Commit) -> list[Position]:
+        raise NotAllowed("an atomic commit needs the gateway's own process")
+
+    async def load_state(self, owner: str) -> dict[str, bytes]:
+        raise NotAllowed("keyed state is kept in the gateway's own process")
+
+    async def close(self) -> None:
+        connections, self._connections = list(self._connections.values()), {}
+        await asyncio.gather(*(connection.close() for connection in connections))
+
+    async def _check_not_partitioned(self, topic: str) -> None:
+        partitions = await self.partitions(topic)
+        if partitions and TopicName.parse(topic).partition < 0:
+            raise NotAllowed(f"{topic} has {partitions} partitions", hint=f"use one of them, such as {topic}-partition-0")
+
+
+_reader_numbers = itertools.count()
+
+
+class RemoteProducer(Producer):
+    """A producer at a broker. Receipts come in the order of the entries, or the conversation is broken."""
+
+    def __init__(self, connection: RemoteConnection, topic: str) -> None:
+        self.topic = topic
+        self.name = ""
+        self.last_sequence_id = -1
+        self._connection = connection
+        self._producer_id = connection.add_producer(self)
+        self._waiting: deque[tuple[int, ReceiptCallback]] = deque()
+        self._error: GatewayError | None = None
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    @property
+    def message_size_max(self) -> int:
+        return self._connection.message_size_max
+
+    async def open(self, options: ProducerOptions) -> None:
+        """Create it at the broker. Raises: BrokerError, ProtocolError."""
+        command = commands.CommandProducer(topic=self.topic, producer_id=self._producer_id, request_id=0)
+        if options.name:
+            command.producer_name = options.name
+            command.user_provided_producer_name = True
+        else:
+            command.user_provided_producer_name = False
+        for key, value in options.properties.items():
+            command.metadata.add(key=key, value=value)
+        try:
+            answer = await self._connection.request(CommandType.PRODUCER, command)
+        except BaseException:
+            self._connection.forget(self._producer_id)
+            raise
+        self.name = answer.producer_name
+        self.last_sequence_id = answer.last_sequence_id
+
+    def publish(self, data: bytes, *, sequence_id: int, messages: int, on_receipt: ReceiptCallback) -> None:
+        if self._error is not None:
+            raise self._error
+        self._connection.send_entry(self._producer_id, sequence_id, data, messages)
+        self._waiting.append((sequence_id, on_receipt))
+        self._drained.clear()
+
+    def send_entry(
+        self, data: bytes, *, sequence_id: int, highest_sequence_id: int | None = None, messages: int = 1
+    ) -> asyncio.Future[Position]:
+        # The highest id of a batch stands in its metadata; the command of C++ and Go clients leaves it out, and so does this.
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+
+        def settle(sequence_id: int, position: Position, error: GatewayError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(position)
+            else:
+                future.set_exception(error)
+
+        self.last_sequence_id = max(self.last_sequence_id, sequence_id, highest_sequence_id or -1)
+        try:
+            self.publish(data, sequence_id=sequence_id, messages=messages, on_receipt=settle)
+        except GatewayError as error:
+            future.set_exception(error)
+        return future
+
+    async def flush(self) -> None:
+        await self._drained.wait()
+
+    async def close(self) -> None:
+        if self._error is None:
+            await self.flush()
+            close = commands.CommandCloseProducer(producer_id=self._producer_id, request_id=0)
+            try:
+                await self._connection.request(CommandType.CLOSE_PRODUCER, close)
+            except ProtocolError:
+                # Closed with the connection: that is what was asked for.
+                pass
+        self._connection.forget(self._producer_id)
+        self._end(ProtocolError("the producer is closed"))
+
+    # ProducerSink
+
+    def receipt(self, sequence_id: int, ledger_id: int, entry_id: int) -> None:
+        if not self._waiting or sequence_id < self._waiting[0][0]:
+            # The broker says again what it has said before the connection was made.
+            return
+        expected, on_receipt = self._waiting.popleft()
+        if sequence_id != expected:
+            self._waiting.appendleft((expected, on_receipt))
+            raise ProtocolError(f"a receipt for {sequence_id} came while {expected} was awaited")
+        on_receipt(sequence_id, Position(ledger_id, entry_id), None)
+        if not self._waiting:
+            self._drained.set()
+
+    def send_error(self, sequence_id: int, error: BrokerError) -> None:
+        for index, (waiting_id, on_receipt) in enumerate(self._waiting):
+            if waiting_id == sequence_id:
+                del self._waiting[index]
+                on_receipt(sequence_id, EARLIEST, error)
+                break
+        if not self._waiting:
+            self._drained.set()
+
+    def closed(self, error: GatewayError) -> None:
+        self._end(error)
+
+    def _end(self, error: GatewayError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        waiting, self._waiting = self._waiting, deque()
+        for sequence_id, on_receipt in waiting:
+            on_receipt(sequence_id, EARLIEST, error)
+        self._drained.set()
+
+
+class RemoteInbox:
+    """A consumer at a broker, and what arrived for it and was not taken yet."""
+
+    def __init__(
+        self,
+        connection: RemoteConnection,
+        topic: str,
+        subscription: str,
+        options: ConsumerOptions,
+        *,
+        start: Position | None = None,
+    ) -> None:
+        self.connection = connection
+        self.topic = topic
+        self.subscription = subscription
+        self.consumer_id = 0
+        self._options = options
+        self._start = start
+        """Where a reader begins; None: a durable subscription."""
+        self._queue: deque[ReceivedEntry] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = 0
+        self._error: GatewayError | None = None
+        self._seeking: asyncio.Future[None] | None = None
+        self._partition = TopicName.parse(topic).partition
+
+    async def join(self) -> None:
+        """Subscribe. Raises: BrokerError, ProtocolError."""
+        options = self._options
+        self.consumer_id = self.connection.add_consumer(self)
+        command = commands.CommandSubscribe(
+            topic=self.topic,
+            subscription=self.subscription,
+            subType=int(options.subscription_type),
+            consumer_id=self.consumer_id,
+            request_id=0,
+            priority_level=options.priority_level,
+            initialPosition=int(options.initial_position),
+            durable=self._start is None,
+        )
+        if options.name:
+            command.consumer_name = options.name
+        if self._start is not None:
+            command.start_message_id.ledgerId = self._start.ledger_id & UNSIGNED
+            command.start_message_id.entryId = self._start.entry_id & UNSIGNED
+            if self._start == LATEST:
+                command.initialPosition = int(InitialPosition.latest)
+        try:
+            await self.connection.request(CommandType.SUBSCRIBE, command)
+        except BaseException:
+            self.connection.forget(self.consumer_id)
+            raise
+        self._flow(max(1, options.receiver_queue_size))
+
+    async def take(self) -> ReceivedEntry:
+        """Wait for an entry and take it. Raises: ProtocolError when the consumer is closed."""
+        while not self._queue:
+            if self._error is not None:
+                raise self._error
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._pop()
+
+    def take_available(self, entries_max: int) -> list[ReceivedEntry]:
+        return [self._pop() for _ in range(min(entries_max, len(self._queue)))]
+
+    def _pop(self) -> ReceivedEntry:
+        received = self._queue.popleft()
+        self._taken += received.entry.messages
+        if self._taken * 2 >= self._options.receiver_queue_size:
+            self._flow(self._taken)
+            self._taken = 0
+        return received
+
+    def _flow(self, messages: int) -> None:
+        self.connection.send(
+            CommandType.FLOW, commands.CommandFlow(consumer_id=self.consumer_id, messagePermits=messages)
+        )
+
+    def acknowledge(self, message_id: MessageId, kind: AckType) -> None:
+        command = commands.CommandAck(consumer_id=self.consumer_id, ack_type=int(kind))
+        wire_id = command.message_id.add(ledgerId=message_id.ledger_id, entryId=message_id.entry_id)
+        if message_id.batch_index >= 0 and message_id.batch_size > 1:
+            cumulative = kind is AckType.cumulative
+            wire_id.ack_set.extend(
+                still_unacked(message_id.batch_index, message_id.batch_size, cumulative=cumulative)
+            )
+            wire_id.batch_size = message_id.batch_size
+        self.connection.send(CommandType.ACK, command)
+
+    def redeliver(self, message_id: MessageId) -> None:
+        if self._options.subscription_type in (SubscriptionType.exclusive, SubscriptionType.failover):
+            self._give_back()
+        command = commands.CommandRedeliverUnacknowledgedMessages(consumer_id=self.consumer_id)
+        command.message_ids.add(ledgerId=message_id.ledger_id, entryId=message_id.entry_id)
+        self.connection.send(CommandType.REDELIVER_UNACKNOWLEDGED_MESSAGES, command)
+
+    async def seek(self, command: Any) -> None:
+        """Move the subscription. The broker closes the consumer on the way; it subscribes again."""
+        command.consumer_id = self.consumer_id
+        self._seeking = asyncio.get_running_loop().create_future()
+        try:
+            await self.connection.request(CommandType.SEEK, command)
+            try:
+                await asyncio.wait_for(self._seeking, SEEK_CLOSE_TIMEOUT_S)
+            except TimeoutError:
+                raise ProtocolError("the broker did not close the consumer after a seek") from None
+        finally:
+            self._seeking = None
+        self._queue.clear()
+        self._taken = 0
+        if self._start is not None:
+            # The cursor that was moved must be found again, not made anew where the reader once began.
+            self._start = LATEST
+        await self.join()
+
+    async def last_message_id(self) -> Any:
+        command = commands.CommandGetLastMessageId(consumer_id=self.consumer_id, request_id=0)
+        return await self.connection.request(CommandType.GET_LAST_MESSAGE_ID, command)
+
+    async def close(self) -> None:
+        if self._error is None:
+            close = commands.CommandCloseConsumer(consumer_id=self.consumer_id, request_id=0)
+            try:
+                await self.connection.request(CommandType.CLOSE_CONSUMER, close)
+            except ProtocolError:
+                # Closed with the connection: that is what was asked for.
+                pass
+        self.connection.forget(self.consumer_id)
+        self.closed(ProtocolError("the consumer is closed"))
+
+    def _give_back(self) -> None:
+        """Drop what was not taken: it is delivered again, and was charged for."""
+        self._taken += sum(received.entry.messages for received in self._queue)
+        self._queue.clear()
+        self._flow(self._taken)
+        self._taken = 0
+
+    # ConsumerSink
+
+    def message(self, command: Any, data: bytes) -> None:
+        message_id = command.message_id
+        metadata = parse_metadata(data)
+        entry = Entry(Position(message_id.ledgerId, message_id.entryId), data, max(1, metadata.num_messages_in_batch))
+        self._queue.append(
+            ReceivedEntry(self.topic, entry, self._partition, command.redelivery_count, tuple(command.ack_set))
+        )
+        self._arrived.set()
+
+    def closed(self, error: GatewayError) -> None:
+        if self._seeking is not None and self.connection.error is None:
+            if not self._seeking.done():
+                self._seeking.set_result(None)
+            return
+        if self._error is None:
+            self._error = error
+        self._arrived.set()
+
+
+class RemoteConsumer(Consumer):
+    """A consumer at a broker."""
+
+    def __init__(self, inbox: RemoteInbox) -> None:
+        super().__init__()
+        self.inbox = inbox
+        self.topic = inbox.topic
+        self.subscription = inbox.subscription
+
+    async def receive_entry(self) -> ReceivedEntry:
+        return await self.inbox.take()
+
+    def acknowledge(self, message_id: MessageId) -> None:
+        self.inbox.acknowledge(message_id, AckType.individual)
+
+    def acknowledge_cumulative(self, message_id: MessageId) -> None:
+        self.inbox.acknowledge(message_id, AckType.cumulative)
+
+    def negative_acknowledge(self, message_id: MessageId) -> None:
+        self._opened.clear()
+        self.inbox.redeliver(message_id)
+
+    async def seek(self, position: Position) -> None:
+        command = commands.CommandSeek(consumer_id=0, request_id=0)
+        command.message_id.ledgerId = position.ledger_id & UNSIGNED
+        command.message_id.entryId = position.entry_id & UNSIGNED
+        self._opened.clear()
+        await self.inbox.seek(command)
+
+    async def last_message_id(self) -> MessageId:
+        last = (await self.inbox.last_message_id()).last_message_id
+        return _message_id(last)
+
+    async def unsubscribe(self) -> None:
+        command = commands.CommandUnsubscribe(consumer_id=self.inbox.consumer_id, request_id=0)
+        await self.inbox.connection.request(CommandType.UNSUBSCRIBE, command)
+        self.inbox.connection.forget(self.inbox.consumer_id)
+        self.inbox.closed(ProtocolError("the subscription was deleted"))
+
+    async def close(self) -> None:
+        await self.inbox.close()
+
+
+class RemoteReader(Reader):
+    """A reader at a broker."""
+
+    def __init__(self, inbox: RemoteInbox, start: Position) -> None:
+        super().__init__()
+        self.topic = inbox.topic
+        self.inbox = inbox
+        self._last_read: Position | None = None
+        self._start = start
+
+    async def read_entry(self) -> ReceivedEntry:
+        received = await self.inbox.take()
+        self._last_read = received.entry.position
+        return received
+
+    async def read_entries(self, entries_max: int) -> Sequence[ReceivedEntry]:
+        entries = [await self.inbox.take(), *self.inbox.take_available(entries_max - 1)]
+        self._last_read = entries[-1].entry.position
+        return entries
+
+    async def has_entry_available(self) -> bool:
+        answer = await self.inbox.last_message_id()
+        last = _message_id(answer.last_message_id).position
+        if last.entry_id < 0:
+            return False
+        if self._last_read is not None:
+            return last > self._last_read
+        return last > _message_id(answer.consumer_mark_delete_position).position
+
+    async def close(self) -> None:
+        await self.inbox.close()
+
+
+def _message_id(wire_id: Any) -> MessageId:
+    ledger_id, entry_id = wire_id.ledgerId, wire_id.entryId
+    return MessageId(
+        ledger_id - 2**64 if ledger_id >= 2**63 else ledger_id,
+        entry_id - 2**64 if entry_id >= 2**63 else entry_id,
+        wire_id.partition,
+        wire_id.batch_index,
+        wire_id.batch_index + 1 if wire_id.batch_index >= 0 else 0,
+    )
