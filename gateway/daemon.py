@@ -92,16 +92,18 @@ class Gateway:
         self._broker = Broker(self._log, self._clock, settings.broker)
         self._stack.push_async_callback(self._broker.close)
         await self._broker.create_configured_topics()
+        self._client = LocalClient(self._broker)
+        self._stack.push_async_callback(self._client.close)
+        await self._prepare_replication()
         self._server = BrokerServer(self._broker, self._clock.monotonic_ns)
         await self._server.start(pulsar)
         self._stack.push_async_callback(self._close_clients)
         self.addresses["pulsar"] = _name_of(pulsar)
-        self._client = LocalClient(self._broker)
-        self._stack.push_async_callback(self._client.close)
         await self._start_http(http)
         self._stack.push_async_callback(self._stop_tasks)
         self._own(self._watch_loop(), "loop watch")
-        self._start_replication()
+        for replicator in self._replicators:
+            self._own(replicator.run(), f"replication {replicator.settings.name}")
         await self._start_sources()
 
     async def _close_clients(self) -> None:
@@ -126,15 +128,16 @@ class Gateway:
         self._stack.push_async_callback(server.close)
         self.addresses["http"] = _name_of(listener)
 
-    def _start_replication(self) -> None:
+    async def _prepare_replication(self) -> None:
+        """Let each replication note where the ledgers end, before anybody can publish."""
         if not self.settings.replications:
             return
         from gateway.replication.replicator import Replicator
 
         for settings in self.settings.replications:
-            replicator = Replicator(self._client, settings, self._clock)
+            replicator = Replicator(self._client, settings)
+            await replicator.prepare()
             self._replicators.append(replicator)
-            self._own(replicator.run(), f"replication {settings.name}")
 
     async def _start_sources(self) -> None:
         if not self.settings.sensors:
