@@ -8,12 +8,14 @@ It never knows how a broker stores anything.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gateway.client.chunks import ChunkAssembler
 from gateway.client.messages import decode_entry, encode_entry
 from gateway.errors import GatewayError
 from gateway.message import (
@@ -140,7 +142,13 @@ class Producer(ABC):
     async def send(self, message: OutgoingMessage) -> MessageId:
         """Publish one message and return when it is durable. Raises: as `send_entry`."""
         self.last_sequence_id += 1
-        data = encode_entry(message, producer_name=self.name, sequence_id=self.last_sequence_id)
+        data = encode_entry(
+            message,
+            producer_name=self.name,
+            sequence_id=self.last_sequence_id,
+            # What a publisher says about its own clock, as every Pulsar client does; nothing is ordered by it.
+            publish_time_ms=time.time_ns() // 1_000_000,
+        )
         position = await self.send_entry(data, sequence_id=self.last_sequence_id)
         return MessageId(position.ledger_id, position.entry_id)
 
@@ -178,6 +186,7 @@ class Consumer(ABC):
 
     def __init__(self) -> None:
         self._opened: deque[Message] = deque()
+        self._chunks = ChunkAssembler()
 
     @abstractmethod
     async def receive_entry(self) -> ReceivedEntry:
@@ -186,7 +195,8 @@ class Consumer(ABC):
     async def receive(self) -> Message:
         """Wait for the next message. Raises: as `receive_entry`."""
         while not self._opened:
-            self._opened.extend(decode_entry(await self.receive_entry()))
+            received = await self.receive_entry()
+            self._opened.extend(self._chunks.take(received, decode_entry(received)))
         return self._opened.popleft()
 
     @abstractmethod
@@ -228,6 +238,7 @@ class Reader(ABC):
 
     def __init__(self) -> None:
         self._opened: deque[Message] = deque()
+        self._chunks = ChunkAssembler()
 
     @abstractmethod
     async def read_entry(self) -> ReceivedEntry:
@@ -236,7 +247,8 @@ class Reader(ABC):
     async def read(self) -> Message:
         """Wait for the next message. Raises: as `read_entry`."""
         while not self._opened:
-            self._opened.extend(decode_entry(await self.read_entry()))
+            received = await self.read_entry()
+            self._opened.extend(self._chunks.take(received, decode_entry(received)))
         return self._opened.popleft()
 
     async def read_entries(self, entries_max: int) -> Sequence[ReceivedEntry]:

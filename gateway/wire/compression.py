@@ -1,0 +1,91 @@
+"""How the payload of an entry is compressed, both ways and within bounds. Pure.
+
+The broker never opens a payload; consumers inside the gateway and the command line do. Whatever a publisher wrote as the uncompressed
+size is a claim: nothing is inflated beyond DECOMPRESSED_SIZE_MAX. Source: PulsarApi.proto, CompressionType.
+"""
+
+from __future__ import annotations
+
+import zlib
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+import lz4.block  # type: ignore[import-untyped]
+import zstandard
+
+from gateway.errors import ProtocolError
+from gateway.limits import DECOMPRESSED_SIZE_MAX
+
+ZSTD_LEVEL = 3
+"""What Pulsar's clients use."""
+
+
+class CompressionType(IntEnum):
+    """MessageMetadata.compression."""
+
+    none = 0
+    lz4 = 1
+    zlib = 2
+    zstd = 3
+    snappy = 4
+
+
+def compress(kind: int, data: bytes) -> bytes:
+    """Compress a payload. Raises: ProtocolError (local) for a kind that can't be had here."""
+    if kind == CompressionType.none:
+        return data
+    if kind == CompressionType.lz4:
+        # A raw block: its size stands in the metadata.
+        return bytes(lz4.block.compress(data, store_size=False))
+    if kind == CompressionType.zlib:
+        return zlib.compress(data)
+    if kind == CompressionType.zstd:
+        return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
+    if kind == CompressionType.snappy:
+        return bytes(_snappy().compress_raw(data))
+    raise ProtocolError(f"there is no compression {kind}", local=True)
+
+
+def decompress(kind: int, data: bytes, uncompressed_size: int) -> bytes:
+    """Inflate a payload to exactly `uncompressed_size` bytes. Raises: ProtocolError."""
+    if kind == CompressionType.none:
+        return data
+    if uncompressed_size > DECOMPRESSED_SIZE_MAX:
+        raise ProtocolError(f"a payload of {uncompressed_size} bytes; at most {DECOMPRESSED_SIZE_MAX} are inflated")
+    try:
+        inflated = _inflate(kind, data, uncompressed_size)
+    except (zlib.error, zstandard.ZstdError, lz4.block.LZ4BlockError, ValueError, RuntimeError) as error:
+        raise ProtocolError(f"a payload can't be inflated: {error}") from error
+    if len(inflated) != uncompressed_size:
+        raise ProtocolError(f"a payload inflates to {len(inflated)} bytes; {uncompressed_size} were announced")
+    return inflated
+
+
+def _inflate(kind: int, data: bytes, size: int) -> bytes:
+    if kind == CompressionType.lz4:
+        return bytes(lz4.block.decompress(data, uncompressed_size=size))
+    if kind == CompressionType.zlib:
+        return zlib.decompressobj().decompress(data, size + 1)
+    if kind == CompressionType.zstd:
+        # The frame's own idea of its size counts first in this library, so it is checked before anything is allocated.
+        announced = zstandard.frame_content_size(data)
+        if announced > size:
+            raise ProtocolError(f"a payload inflates to {announced} bytes; {size} were announced")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    if kind == CompressionType.snappy:
+        inflated = bytearray(size)
+        length = _snappy().decompress_raw_into(data, inflated)
+        return bytes(inflated[:length])
+    raise ProtocolError(f"a payload is compressed in the unknown way {kind}")
+
+
+@cache
+def _snappy() -> Any:
+    try:
+        import cramjam
+    except ImportError:
+        raise ProtocolError(
+            "Snappy is not installed", local=True, hint="install the extra: pip install 'headwater[snappy]'"
+        ) from None
+    return cramjam.snappy
