@@ -1,0 +1,243 @@
+"""Checks a configuration's text, and turns every mistake into a place in the file and words for a person."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gateway.config.load import as_plain, full_topic_name
+from gateway.config.models import file_model
+from gateway.config.positions import Document, parse_document
+from gateway.errors import ConfigError, ConfigMistake
+from gateway.replication.settings import keeps_topics_apart
+
+LATER = {
+    "functions": "edge functions come with a later version",
+    "patterns": "event patterns come with a later version",
+    "tiers": "tiered storage comes with a later version",
+    "fleet": "fleet configuration comes with a later version",
+    "retention": "retention comes with a later version: until then the log keeps all, up to disk_quota",
+    "bandwidth": "bandwidth limits come with a later version",
+    "daily_budget": "budgets come with a later version",
+    "urgent": "urgent lanes come with a later version",
+    "thin": "thinning comes with a later version",
+    "schema": "schemas come with a later version",
+    "expect": "promises of days offline come with a later version",
+    "pulsar_tls": "TLS listeners come with a later version",
+    "https": "TLS listeners come with a later version",
+}
+"""Keys of the documentation's outlook, which must not be taken for typing errors."""
+
+
+@cache
+def _model() -> type[BaseModel]:
+    return file_model()
+
+
+def schema() -> dict[str, Any]:
+    """The file's JSON Schema, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_model().model_json_schema()}
+
+
+def check_text(text: str, file: str) -> dict[str, Any]:
+    """Check a configuration. Returns plain data for `gateway.config.load.build`. Raises: ConfigError."""
+    document = parse_document(text, file)
+    if not isinstance(document.data, dict):
+        raise ConfigError([document.mistake((), "the file must be a mapping", hint="begin with `gateway:`")])
+    try:
+        model: Any = _model().model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError([_mistake(document, item) for item in error.errors()]) from error
+    mistakes = [*_names_twice(document, model), *_replication_mistakes(document, model), *_topic_mistakes(document, model)]
+    mistakes += _sensor_mistakes(document, model)
+    if mistakes:
+        raise ConfigError(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
+    return _describe(model, Path(file).resolve().parent)
+
+
+def _describe(model: Any, folder: Path) -> dict[str, Any]:
+    default_namespace = model.defaults.namespace
+    sensors: dict[str, list[dict[str, Any]]] = {}
+    for sensor in model.sensors:
+        sensors.setdefault(sensor.type, []).append(as_plain(sensor.settings()))
+    return {
+        "gateway_id": model.gateway.id,
+        "log": {"data_dir": str(folder / model.gateway.data_dir), "quota_bytes": model.gateway.disk_quota},
+        "broker": {
+            "namespaces": {
+                name: {"commit_interval_ns": policy.commit_interval, "deduplication": policy.deduplication}
+                for name, policy in model.namespaces.items()
+            },
+            "topics": {
+                full_topic_name(name, default_namespace): {
+                    "commit_interval_ns": policy.commit_interval,
+                    "partitions": policy.partitions,
+                }
+                for name, policy in model.topics.items()
+            },
+        },
+        "pulsar": _address(model.gateway.listen.pulsar),
+        "http": _address(model.gateway.listen.http),
+        "default_namespace": default_namespace,
+        "sensors": sensors,
+        "replications": [
+            {
+                "name": item.name,
+                "gateway_id": model.gateway.id,
+                "service_url": item.service_url,
+                "namespaces": item.namespaces,
+                "topic": item.topic or "",
+                "admin_url": item.admin_url or "",
+                "token_file": _file(folder, item.token_file),
+                "trust_certs_file": _file(folder, item.trust_certs_file),
+            }
+            for item in model.replication
+        ],
+    }
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _file(folder: Path, name: str | None) -> str:
+    return str(folder / name) if name else ""
+
+
+# What a model can't see
+
+
+def _names_twice(document: Document, model: Any) -> list[ConfigMistake]:
+    mistakes = []
+    for section in ("sensors", "replication"):
+        seen: set[str] = set()
+        for index, item in enumerate(getattr(model, section)):
+            if item.name in seen:
+                mistakes.append(
+                    document.mistake(
+                        (section, index, "name"), f"'{item.name}' is the name of another one", hint="names are unique"
+                    )
+                )
+            seen.add(item.name)
+    return mistakes
+
+
+def _replication_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
+    mistakes = []
+    own_ports = {_address(model.gateway.listen.pulsar)[1]}
+    for index, item in enumerate(model.replication):
+        path = ("replication", index)
+        if not keeps_topics_apart(item.topic or "", tuple(item.namespaces), model.gateway.id):
+            mistakes.append(
+                document.mistake(
+                    (*path, "topic"),
+                    "two topics would be written to one remote topic",
+                    hint="put {topic} into the name, and {namespace} where several namespaces are replicated",
+                )
+            )
+        host, _, port = item.service_url.partition("://")[2].rpartition(":")
+        if host in ("127.0.0.1", "localhost", "[::1]") and port.isdigit() and int(port) in own_ports - {0}:
+            mistakes.append(
+                document.mistake(
+                    (*path, "service_url"),
+                    "the gateway would replicate to itself, in a circle",
+                    hint="give the cloud's address, not gateway.listen.pulsar",
+                )
+            )
+    return mistakes
+
+
+def _topic_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
+    mistakes = []
+    seen: dict[str, str] = {}
+    for name in model.topics:
+        full_name = full_topic_name(name, model.defaults.namespace)
+        if full_name in seen:
+            mistakes.append(
+                document.mistake(("topics", name), f"'{name}' is the same topic as '{seen[full_name]}'", of_key=True)
+            )
+        seen[full_name] = name
+    return mistakes
+
+
+def _sensor_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
+    """Let each connector look at its sensors together."""
+    from gateway.config.models import load_connectors
+    from gateway.errors import ConnectorError
+
+    mistakes = []
+    for kind, connector in load_connectors().items():
+        indexes = [index for index, sensor in enumerate(model.sensors) if sensor.type == kind]
+        if not indexes:
+            continue
+        try:
+            connector.sources([model.sensors[index].settings() for index in indexes])
+        except ConnectorError as error:
+            mistakes.append(document.mistake(("sensors", indexes[0]), str(error), hint=error.hint))
+    return mistakes
+
+
+# What pydantic says, in words for a person
+
+
+def _mistake(document: Document, error: Any) -> ConfigMistake:
+    path = _path_in_file(document, error["loc"])
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        key = str(path[-1])
+        later = LATER.get(key)
+        if later is not None:
+            return document.mistake(path, f"'{key}' is not supported yet", hint=later, of_key=True)
+        near = difflib.get_close_matches(key, _known_keys(path[:-1]), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "known here: " + ", ".join(_known_keys(path[:-1]))
+        return document.mistake(path, f"'{key}' is no setting", hint=hint, of_key=True)
+    if kind == "missing":
+        return document.mistake(path[:-1], f"'{error['loc'][-1]}' is missing")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message, _, hint = message.partition("; ")
+    if kind in ("model_type", "dict_type", "list_type", "string_type", "int_type", "bool_type", "bool_parsing"):
+        message = f"{message.removeprefix('Input ').capitalize()}"
+    return document.mistake(path, message, hint=hint)
+
+
+def _path_in_file(document: Document, location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Drop what pydantic puts in between (a union's tag, '[key]') and the file does not have."""
+    path: tuple[str | int, ...] = ()
+    for part in location:
+        longer = (*path, part)
+        if longer in document.values or longer in document.keys:
+            path = longer
+    if location and location[-1] != (path[-1] if path else None) and location[-1] != "[key]":
+        # What is missing stands nowhere: it is named behind the place where it should be.
+        return (*path, location[-1])
+    return path
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """The keys that a mapping at `path` may have, by the models."""
+    model: Any = _model()
+    if not path:
+        return list(model.model_fields)
+    annotations = [model.model_fields[str(path[0])].annotation] if path[0] in model.model_fields else []
+    found: list[str] = []
+    for annotation in annotations:
+        for candidate in _models_in(annotation):
+            inner = candidate
+            for part in path[1:]:
+                if isinstance(part, str) and part in inner.model_fields:
+                    deeper = _models_in(inner.model_fields[part].annotation)
+                    if deeper:
+                        inner = deeper[0]
+            found.extend(inner.model_fields)
+    return sorted(set(found))
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]

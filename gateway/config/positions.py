@@ -1,0 +1,128 @@
+"""YAML with the place of everything: plain data, and where each key and value stands. Pure.
+
+Read as YAML 1.2's core schema, because 1.1 makes surprises of ordinary words (`yes` becomes true, `1:30` becomes 90). Two
+keys of one name and aliases are refused: the first loses settings silently, the second can be a circle.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from gateway.errors import ConfigError, ConfigMistake
+
+Path = tuple[str | int, ...]
+"""Keys and list indexes from the top of the file."""
+
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NULL = {"", "~", "null", "Null", "NULL"}
+_TRUE = {"true", "True", "TRUE"}
+_FALSE = {"false", "False", "FALSE"}
+DEPTH_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the file, counted from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(slots=True)
+class Document:
+    """A file's content and the places of it."""
+
+    file: str
+    data: Any = None
+    values: dict[Path, Place] = field(default_factory=dict)
+    """Where each value begins."""
+    keys: dict[Path, Place] = field(default_factory=dict)
+    """Where each key begins, by the path of its value."""
+
+    def place(self, path: Path, *, of_key: bool = False) -> Place:
+        """The place of a path; of the nearest one above it that stands in the file, if it does not."""
+        while path:
+            if of_key and path in self.keys:
+                return self.keys[path]
+            if path in self.values:
+                return self.values[path]
+            path = path[:-1]
+        return self.values.get((), Place(1, 1))
+
+    def mistake(self, path: Path, message: str, *, hint: str = "", of_key: bool = False) -> ConfigMistake:
+        """A mistake at a path."""
+        place = self.place(path, of_key=of_key)
+        return ConfigMistake(message, self.file, place.line, place.column, hint)
+
+
+def parse_document(text: str, file: str) -> Document:
+    """Read YAML. Raises: ConfigError."""
+    document = Document(file)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
+            raise ConfigError([ConfigMistake("aliases (*name) are not read here", file, 0, 0, "write the value out")])
+        node = yaml.compose(text, Loader=yaml.CSafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise ConfigError([ConfigMistake(f"not YAML: {error.problem}", file, line, column)]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([ConfigMistake(f"not YAML: {error}", file, 0, 0)]) from error
+    if node is None:
+        raise ConfigError([ConfigMistake("the file is empty", file, 0, 0, "`gateway: {id: …, data_dir: …}` is the least")])
+    mistakes: list[ConfigMistake] = []
+    document.data = _read(node, (), document, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return document
+
+
+def _read(node: yaml.Node, path: Path, document: Document, mistakes: list[ConfigMistake]) -> Any:
+    place = Place(node.start_mark.line + 1, node.start_mark.column + 1)
+    document.values[path] = place
+    if len(path) > DEPTH_MAX:
+        mistakes.append(document.mistake(path, "nested too deeply"))
+        return None
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return [_read(item, (*path, index), document, mistakes) for index, item in enumerate(node.value)]
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key_place = Place(key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        if not isinstance(key_node, yaml.ScalarNode):
+            mistakes.append(ConfigMistake("a key must be a word", document.file, key_place.line, key_place.column))
+            continue
+        key = key_node.value
+        if key in result:
+            first = document.keys[(*path, key)]
+            mistakes.append(
+                ConfigMistake(
+                    f"'{key}' stands here twice", document.file, key_place.line, key_place.column,
+                    f"it is set in line {first.line} already",
+                )
+            )
+            continue
+        document.keys[(*path, key)] = key_place
+        result[key] = _read(value_node, (*path, key), document, mistakes)
+    return result
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text: str = node.value
+    if node.style in ("'", '"', "|", ">"):
+        return text
+    if text in _NULL:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
