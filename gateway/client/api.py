@@ -251,6 +251,11 @@ class Reader(ABC):
             self._opened.extend(self._chunks.take(received, decode_entry(received)))
         return self._opened.popleft()
 
+    @property
+    def has_opened_messages(self) -> bool:
+        """Whether `read` would return a message of a batch that is already here."""
+        return bool(self._opened)
+
     async def read_entries(self, entries_max: int) -> Sequence[ReceivedEntry]:
         """Wait for an entry and take it, with those that are there already: `entries_max` at most."""
         return [await self.read_entry()]

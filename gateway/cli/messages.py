@@ -1,0 +1,154 @@
+"""`headwater produce`, `consume` and `tail`: messages by hand, over Pulsar's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import click
+
+from gateway.cli.find import Target, target_options
+from gateway.cli.output import print_json, print_message
+from gateway.cli.status import json_option
+from gateway.client.api import Client, ConsumerOptions, Producer, ProducerOptions
+from gateway.message import EARLIEST, LATEST, InitialPosition, MessageId, OutgoingMessage, SubscriptionType
+
+SEND_AHEAD = 500
+"""Messages sent before the first of them is waited for."""
+Result = TypeVar("Result")
+_TYPES = {kind.name: kind for kind in SubscriptionType}
+
+
+@click.command()
+@click.argument("topic")
+@click.option("-m", "--message", "texts", multiple=True, help="A message's text; may be given several times.")
+@click.option("-n", "--count", type=click.IntRange(1), default=1, help="Send everything so many times.")
+@click.option("-k", "--key", help="The messages' key.")
+@click.option("-p", "--property", "properties", multiple=True, metavar="KEY=VALUE", help="A property; may be repeated.")
+@click.option("--name", help="The producer's name; needed where duplicates are to be dropped.")
+@target_options(pulsar=True)
+@json_option
+def produce(
+    target: Target,
+    topic: str,
+    texts: tuple[str, ...],
+    count: int,
+    key: str | None,
+    properties: tuple[str, ...],
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Publish to TOPIC; without -m, each line of standard input is a message. Returns when all are durable."""
+    parsed = {}
+    for text in properties:
+        left, equals, right = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"'{text}' is not KEY=VALUE", param_hint="--property")
+        parsed[left] = right
+    payloads: Iterable[bytes] = (text.encode() for _ in range(count) for text in texts)
+    if not texts:
+        payloads = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+
+    async def work(client: Client) -> tuple[int, str]:
+        producer = await client.create_producer(target.find_topic(topic), ProducerOptions(name=name))
+        sent = await _send_all(producer, (OutgoingMessage(payload, key, parsed) for payload in payloads))
+        await producer.close()
+        return sent
+
+    sent, last = asyncio.run(_with_client(target, work))
+    if as_json:
+        print_json({"messages": sent, "last_message_id": last})
+    else:
+        click.echo(f"{sent} messages are durable" + (f", the last is {last}" if sent else ""))
+
+
+async def _send_all(producer: Producer, messages: Iterable[OutgoingMessage]) -> tuple[int, str]:
+    """Send ahead of the receipts. Returns how many, and the last id."""
+    under_way: list[asyncio.Task[MessageId]] = []
+    sent, last = 0, ""
+    for message in messages:
+        under_way.append(asyncio.ensure_future(producer.send(message)))
+        sent += 1
+        # Lets the task start, so that messages leave in order.
+        await asyncio.sleep(0)
+        if len(under_way) >= SEND_AHEAD:
+            last = str((await asyncio.gather(*under_way))[-1])
+            under_way = []
+    if under_way:
+        last = str((await asyncio.gather(*under_way))[-1])
+    return sent, last
+
+
+@click.command()
+@click.argument("topic")
+@click.option("-s", "--subscription", required=True, help="Its name; it is created if missing.")
+@click.option("-n", "--count", type=click.IntRange(0), default=1, help="End after so many messages; 0: never.")
+@click.option("-t", "--type", "kind", type=click.Choice(sorted(_TYPES)), default="shared", show_default=True)
+@click.option("--from", "start", type=click.Choice(["earliest", "latest"]), default="latest", help="Of a new subscription.")
+@click.option("--timeout", "timeout_s", type=float, help="End when nothing came for so many seconds (exit code 1).")
+@target_options(pulsar=True)
+@json_option
+def consume(
+    target: Target,
+    topic: str,
+    subscription: str,
+    count: int,
+    kind: str,
+    start: str,
+    timeout_s: float | None,
+    as_json: bool,
+) -> int:
+    """Receive messages of TOPIC, print and acknowledge them."""
+
+    async def work(client: Client) -> int:
+        options = ConsumerOptions(subscription_type=_TYPES[kind], initial_position=InitialPosition[start])
+        consumer = await client.subscribe(target.find_topic(topic), subscription, options)
+        received = 0
+        while not count or received < count:
+            try:
+                message = await asyncio.wait_for(consumer.receive(), timeout_s)
+            except TimeoutError:
+                click.echo(f"nothing came for {timeout_s:g} s", err=True)
+                return 1
+            print_message(message, as_json=as_json)
+            consumer.acknowledge(message.message_id)
+            received += 1
+        await consumer.close()
+        return 0
+
+    return asyncio.run(_with_client(target, work))
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--from", "start", type=click.Choice(["earliest", "latest"]), default="latest", show_default=True)
+@click.option("-n", "--count", type=click.IntRange(0), default=0, help="End after so many messages; 0: never.")
+@click.option("--no-follow", is_flag=True, help="End when everything stored was printed.")
+@target_options(pulsar=True)
+@json_option
+def tail(target: Target, topic: str, start: str, count: int, no_follow: bool, as_json: bool) -> None:
+    """Print messages of TOPIC as they come, without a subscription: nobody else is affected."""
+
+    async def work(client: Client) -> None:
+        reader = await client.create_reader(target.find_topic(topic), EARLIEST if start == "earliest" else LATEST)
+        printed = 0
+        while not count or printed < count:
+            if no_follow and not reader.has_opened_messages and not await reader.has_entry_available():
+                break
+            print_message(await reader.read(), as_json=as_json)
+            printed += 1
+        await reader.close()
+
+    asyncio.run(_with_client(target, work))
+
+
+async def _with_client(target: Target, work: Callable[[Client], Awaitable[Result]]) -> Result:
+    from gateway.client.remote import RemoteClient
+
+    client = await RemoteClient.connect(target.find_service_url())
+    try:
+        return await work(client)
+    finally:
+        await client.close()
