@@ -71,7 +71,7 @@ class StatusCollector:
 def make_registry(status: Callable[[], dict[str, Any]]) -> CollectorRegistry:
     """A registry over the daemon's status."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(StatusCollector(status))  # type: ignore[arg-type]
+    registry.register(StatusCollector(status))
     return registry
 
 
