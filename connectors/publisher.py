@@ -47,6 +47,9 @@ class Publisher:
         self._context = context
         self._clock = context.clock
         self._report = context.report
+        # A source that failed and runs again has nothing in flight, whatever its last run left there.
+        self._report.in_flight_bytes = 0
+        self._report.held = False
         self._on_pressure = on_pressure
         self._loop = asyncio.get_running_loop()
         self._round: Round | None = None

@@ -56,7 +56,7 @@ class MqttSource(Source):
         try:
             await router.find_partitions()
             address = await listener.start()
-            context.report.addresses.append(str(address))
+            context.report.addresses[:] = [str(address)]
             context.report.ready.set()
             await publisher.failed
         finally:
@@ -110,7 +110,7 @@ class Router:
         if partitions := self._partitions.get(target, 0):
             # Without a key it is the device that keeps its messages in order.
             target += f"{PARTITION_SUFFIX}{choose_partition(device if key is None else key, partitions)}"
-        lane = self._publisher.lane(report, target, key if settings.batch is BatchBy.key else None)
+        lane = self._publisher.lane(report, target, key if settings.batch == BatchBy.key else None)
         properties = _properties(settings.name, device, topic)
         if settings.format:
             properties.append(("format", settings.format))

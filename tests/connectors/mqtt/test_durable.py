@@ -90,6 +90,22 @@ async def test_acknowledged_messages_are_in_the_log_after_a_restart(tmp_path: Pa
     assert messages[0].properties["boot_id"] == SystemClock().boot_id.hex()
 
 
+async def test_messages_are_what_a_consumer_of_the_gateway_sees(tmp_path: Path) -> None:
+    """The gateway's own reading of batches agrees with the templates that wrote them."""
+    async with running(tmp_path) as gateway:
+        device = await Device.open(gateway.address, packets.connect("line-7"))
+        device.send(b"".join(packets.publish("boiler/3/temp", b"%d" % index) for index in range(3)))
+        await device.receive(12)
+        reader = await gateway.client.create_reader("persistent://plant/hall7/temperature", EARLIEST)
+        messages = [await asyncio.wait_for(reader.read(), 10) for _ in range(3)]
+        await reader.close()
+    assert [(message.payload, message.key) for message in messages] == [(b"%d" % index, "3") for index in range(3)]
+    assert [message.message_id.batch_index for message in messages] == [0, 1, 2]
+    assert messages[0].properties["device"] == "line-7"
+    assert str(messages[0].event_time_ms) == messages[0].properties["arrival_ms"]
+    assert abs(messages[0].publish_time_ms - messages[0].event_time_ms) < 60_000
+
+
 async def test_messages_of_one_turn_share_a_commit_group(tmp_path: Path) -> None:
     """The mapped topic and `unmatched` are durable together, with one sync."""
     groups = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
 
+from connectors.base import SourceContext
 from connectors.mqtt import listener as listener_module
 from connectors.mqtt.sensor import BatchBy, MqttSettings
 from connectors.mqtt.source import build_sources
@@ -399,6 +401,24 @@ async def test_source_takes_nothing_while_it_stops(start: Start) -> None:
     await stopping
     assert await device.receive_end() in (packets.puback(1), b"")
     assert source.payloads("temperature") == [b"taken"]
+
+
+async def test_source_can_run_again(start: Start) -> None:
+    """After a failure whoever runs it starts it anew, with the same report."""
+    source = await start()
+    await source.stop()
+    source.report.in_flight_bytes, source.report.held = 5, True
+    context = SourceContext(source.log.client(), source.clock, "plant/hall7", source.report)
+    task = asyncio.create_task(build_sources([BOILERS])[0].run(context))
+    await source.until(source.report.ready.is_set)
+    (address,) = source.report.addresses
+    device = await Device.open(address)
+    device.send(packets.publish("boiler/1/temp"))
+    assert await device.receive(4) == packets.puback(1)
+    assert (source.report.in_flight_bytes, source.report.held) == (0, False)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_source_stays_cheap_when_a_device_uses_many_topics(start: Start) -> None:
