@@ -9,7 +9,6 @@ views.sqlite3  the views
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from gateway.errors import LogDamaged, LogError, LogLocked
@@ -94,10 +93,6 @@ def write_identity(disk: Disk, data_dir: Path, directory_id: bytes) -> None:
         disk.close(handle)
     disk.rename(part, data_dir / IDENTITY_NAME)
     disk.sync_directory(data_dir)
-
-
-def new_directory_id(random_bytes: Callable[[int], bytes]) -> bytes:
-    return random_bytes(ID_SIZE)
 
 
 def _parse_identity(text: str) -> bytes | None:

@@ -16,15 +16,12 @@ from gateway.log.directory import (
     journal_directory,
     lock_directory,
     make_directories,
-    new_directory_id,
-    read_identity,
     views_file,
-    write_identity,
 )
 from gateway.log.disk import Disk, OsDisk
 from gateway.log.journal import Journal
 from gateway.log.reader import Reader
-from gateway.log.recovery import Recovered, RecoveryReport, find_directory_id, recover
+from gateway.log.recovery import Recovered, RecoveryReport, establish_identity, recover
 from gateway.log.segment import SegmentWriter
 from gateway.metadata.store import Metadata
 
@@ -108,7 +105,7 @@ class Log:
         lock = lock_directory(disk, data_dir)
         metadata = Metadata(views_file(data_dir))
         try:
-            directory_id = await asyncio.to_thread(_identity, disk, data_dir, random_bytes)
+            directory_id = await asyncio.to_thread(establish_identity, disk, data_dir, random_bytes)
             await metadata.open(directory_id)
             recovered = await asyncio.to_thread(_recover, disk, data_dir, directory_id, metadata, accept_damage)
             await metadata.ready()
@@ -158,15 +155,6 @@ class Log:
             await self.metadata.close()
         finally:
             self._release()
-
-
-def _identity(disk: Disk, data_dir: Path, random_bytes: Callable[[int], bytes]) -> bytes:
-    """The directory's id; made, durably, if this is the first start."""
-    directory_id = read_identity(disk, data_dir)
-    if directory_id is None:
-        directory_id = find_directory_id(disk, data_dir) or new_directory_id(random_bytes)
-        write_identity(disk, data_dir, directory_id)
-    return directory_id
 
 
 def _recover(disk: Disk, data_dir: Path, directory_id: bytes, metadata: Metadata, accept_damage: bool) -> Recovered:

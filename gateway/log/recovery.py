@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import LogDamaged
-from gateway.log.directory import journal_directory, torn_directory
+from gateway.log.directory import journal_directory, read_identity, torn_directory, write_identity
 from gateway.log.disk import Disk
-from gateway.log.format import NO_SEGMENT, GroupHeader, SegmentHeader, aligned
+from gateway.log.format import ID_SIZE, NO_SEGMENT, GroupHeader, SegmentHeader, aligned
 from gateway.log.frames import unpack_records
 from gateway.log.index import Index
 from gateway.log.positions import JournalPosition, Run
@@ -119,11 +119,17 @@ def recover(
     return _Recovery(disk, data_dir, directory_id, checkpoint, on_group, accept_damage).run()
 
 
-def find_directory_id(disk: Disk, data_dir: Path) -> bytes | None:
-    """The id that the newest segment names, for a data directory that lost its identity file.
+def establish_identity(disk: Disk, data_dir: Path, random_bytes: Callable[[int], bytes]) -> bytes:
+    """The data directory's id; made, durably, at the first start. Raises: LogDamaged, OSError."""
+    directory_id = read_identity(disk, data_dir)
+    if directory_id is None:
+        # A directory that lost its identity file is still the same one: its segments say which.
+        directory_id = _newest_directory_id(disk, data_dir) or random_bytes(ID_SIZE)
+        write_identity(disk, data_dir, directory_id)
+    return directory_id
 
-    None: there are no segments.
-    """
+
+def _newest_directory_id(disk: Disk, data_dir: Path) -> bytes | None:
     newest: SegmentHeader | None = None
     for path, _ in _slots(disk, journal_directory(data_dir)):
         handle = disk.open(path)

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.errors import LogFailed, LogFull
-from gateway.limits import MIB, SECOND
+from gateway.limits import ALIGN_MAX, MIB, SECOND
 from gateway.log.disk import Disk
 from gateway.log.format import NO_SEGMENT, SALT_SIZE, SegmentHeader, aligned, encode_segment_header
 from gateway.log.frames import EncodedGroup
 from gateway.log.positions import JournalPosition
+from gateway.log.scan import read_segment_header
 
 logger = logging.getLogger(__name__)
 
@@ -296,8 +297,8 @@ class SegmentWriter:
         path = self._directory / slot_name(slot)
         handle = self._disk.open(path, create=True)
         try:
-            if self._disk.size(handle) != self._segment_bytes:
-                self._disk.allocate(handle, self._segment_bytes)
+            self._disk.allocate(handle, self._segment_bytes)
+            self._clear_past(handle)
             self._disk.sync(handle)
             self._disk.sync_directory(self._directory)
         except OSError as error:
@@ -310,6 +311,17 @@ class SegmentWriter:
             raise LogFull("the device has no room for another segment", hint="free some space") from error
         self._no_space = False
         return path, handle
+
+    def _clear_past(self, handle: int) -> None:
+        """Zero where a file that was a segment once may hold its first groups. Raises: OSError.
+
+        Durable before the new header is written, which may tear: a file with groups and no header counts as damaged.
+        The old header's page isn't touched yet, for the same reason.
+        """
+        header = read_segment_header(self._disk, handle)
+        if header is not None:
+            size = min(ALIGN_MAX, self._segment_bytes - header.align)
+            self._write(handle, bytes(size), header.align)
 
     def _start_segment(self, path: Path, handle: int) -> OpenSegment:
         """Write and sync the header that makes a file the open segment. Raises: OSError."""
