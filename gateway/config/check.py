@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from gateway.config.load import as_plain, full_topic_name
-from gateway.config.models import file_model
-from gateway.config.positions import Document, parse_document
-from gateway.errors import ConfigError, ConfigMistake
-from gateway.replication.settings import keeps_topics_apart
+from gateway.config.models import file_model, load_connectors
+from gateway.config.positions import Document, TreePath, parse_document
+from gateway.errors import ConfigError, ConfigMistake, ConnectorError
+from gateway.names import Domain, NamespaceName, TopicName
+from gateway.replication.settings import fill_template, keeps_topics_apart
 
 LATER = {
     "functions": "edge functions come with a later version",
@@ -31,6 +32,10 @@ LATER = {
     "https": "TLS listeners come with a later version",
 }
 """Keys of the documentation's outlook, which must not be taken for typing errors."""
+LATER_TYPES = {
+    "coap": "CoAP sensors come with a later version",
+    "serial": "serial sensors come with a later version",
+}
 
 
 @cache
@@ -51,12 +56,20 @@ def check_text(text: str, file: str) -> dict[str, Any]:
     try:
         model: Any = _model().model_validate(document.data)
     except ValidationError as error:
-        raise ConfigError([_mistake(document, item) for item in error.errors()]) from error
-    mistakes = [*_names_twice(document, model), *_replication_mistakes(document, model), *_topic_mistakes(document, model)]
-    mistakes += _sensor_mistakes(document, model)
+        raise ConfigError(_in_order(_mistakes(document, error))) from error
+    mistakes = [
+        *_names_twice(document, model),
+        *_replication_mistakes(document, model),
+        *_topic_mistakes(document, model),
+    ]
+    mistakes += [*_listen_mistakes(document, model), *_sensor_mistakes(document, model)]
     if mistakes:
-        raise ConfigError(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
+        raise ConfigError(_in_order(mistakes))
     return _describe(model, Path(file).resolve().parent)
+
+
+def _in_order(mistakes: list[ConfigMistake]) -> list[ConfigMistake]:
+    return sorted(dict.fromkeys(mistakes), key=lambda mistake: (mistake.line, mistake.column))
 
 
 def _describe(model: Any, folder: Path) -> dict[str, Any]:
@@ -130,8 +143,19 @@ def _names_twice(document: Document, model: Any) -> list[ConfigMistake]:
 def _replication_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
     mistakes = []
     own_ports = {_address(model.gateway.listen.pulsar)[1]}
+    writers: dict[tuple[str, str], str] = {}
+    """Who writes a remote topic, by service URL and the name that a probe gets there."""
     for index, item in enumerate(model.replication):
         path = ("replication", index)
+        for namespace in sorted(set(item.namespaces)):
+            probe = TopicName(Domain.persistent, NamespaceName.parse(namespace), "probe")
+            remote = fill_template(item.topic, probe, model.gateway.id) if item.topic else str(probe)
+            writer = writers.setdefault((item.service_url, remote), item.name)
+            if writer != item.name:
+                message = (
+                    f"the topics of {namespace} are written there by '{writer}' already: each event would arrive twice"
+                )
+                mistakes.append(document.mistake((*path, "namespaces"), message, hint="give each its own namespaces"))
         if not keeps_topics_apart(item.topic or "", tuple(item.namespaces), model.gateway.id):
             mistakes.append(
                 document.mistake(
@@ -165,11 +189,29 @@ def _topic_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
     return mistakes
 
 
+def _listen_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
+    """One address can be listened on once; sensors of one type may share theirs, which their connector decides."""
+    mistakes = []
+    taken: dict[tuple[str, int], tuple[str, str]] = {}
+    wanted: list[tuple[TreePath, str, str]] = [
+        (("gateway", "listen", "pulsar"), model.gateway.listen.pulsar, "pulsar"),
+        (("gateway", "listen", "http"), model.gateway.listen.http, "http"),
+    ]
+    for index, sensor in enumerate(model.sensors):
+        if getattr(sensor, "listen", None):
+            wanted.append((("sensors", index, "listen"), sensor.listen, sensor.type))
+    for path, text, kind in wanted:
+        host, port = _address(text)
+        address = ("127.0.0.1" if host == "localhost" else host, port)
+        other = taken.setdefault(address, (kind, text))
+        if port and path[-1:] and other[0] != kind:
+            hint = f"{other[0]} listens there: choose another port"
+            mistakes.append(document.mistake(path, f"'{text}' is taken in this file", hint=hint))
+    return mistakes
+
+
 def _sensor_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
     """Let each connector look at its sensors together."""
-    from gateway.config.models import load_connectors
-    from gateway.errors import ConnectorError
-
     mistakes = []
     for kind, connector in load_connectors().items():
         indexes = [index for index, sensor in enumerate(model.sensors) if sensor.type == kind]
@@ -185,9 +227,41 @@ def _sensor_mistakes(document: Document, model: Any) -> list[ConfigMistake]:
 # What pydantic says, in words for a person
 
 
+WORDS = {
+    "model_type": "should be a mapping",
+    "model_attributes_type": "should be a mapping",
+    "dict_type": "should be a mapping",
+    "list_type": "should be a list",
+    "string_type": "should be text; put it in quotes",
+    "int_type": "should be a whole number",
+    "bool_type": "should be true or false",
+    "too_short": "should not be empty",
+    "string_too_short": "should not be empty",
+}
+"""By pydantic's kind of error; behind the semicolon: the hint."""
+
+
+def _mistakes(document: Document, error: ValidationError) -> list[ConfigMistake]:
+    items = error.errors()
+    # A sensor of a type that is not installed breaks every rule of the ones that are: the type alone is the mistake.
+    strange = [
+        item["loc"][:-1]
+        for item in items
+        if item["loc"][:1] == ("sensors",) and item["loc"][-1] == "type" and item["type"] == "literal_error"
+    ]
+    return [
+        _mistake(document, item)
+        for item in items
+        if item["loc"][-1] == "type" or not any(item["loc"][: len(path)] == path for path in strange)
+    ]
+
+
 def _mistake(document: Document, error: Any) -> ConfigMistake:
     path = _path_in_file(document, error["loc"])
     kind = error["type"]
+    if path[:1] == ("sensors",) and kind in ("literal_error", "union_tag_invalid"):
+        given = error["input"] if kind == "literal_error" else error["ctx"]["tag"]
+        return _unknown_type(document, path, str(given))
     if kind == "extra_forbidden":
         key = str(path[-1])
         later = LATER.get(key)
@@ -198,16 +272,26 @@ def _mistake(document: Document, error: Any) -> ConfigMistake:
         return document.mistake(path, f"'{key}' is no setting", hint=hint, of_key=True)
     if kind == "missing":
         return document.mistake(path[:-1], f"'{error['loc'][-1]}' is missing")
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = WORDS.get(kind) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     message, _, hint = message.partition("; ")
-    if kind in ("model_type", "dict_type", "list_type", "string_type", "int_type", "bool_type", "bool_parsing"):
-        message = f"{message.removeprefix('Input ').capitalize()}"
-    return document.mistake(path, message, hint=hint)
+    if message.startswith("should"):
+        subject = f"'{path[-1]}'" if path and isinstance(path[-1], str) else "this"
+        message = f"{subject} {message}"
+    return document.mistake(path, message, hint=hint, of_key=error["loc"][-1] == "[key]")
 
 
-def _path_in_file(document: Document, location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _unknown_type(document: Document, path: TreePath, given: str) -> ConfigMistake:
+    kinds = sorted(load_connectors())
+    later = LATER_TYPES.get(given)
+    near = difflib.get_close_matches(given, kinds, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else later or "there are: " + ", ".join(kinds)
+    place = path if path[-1] == "type" else (*path, "type")
+    return document.mistake(place, f"there is no connector for sensors of type '{given}'", hint=hint)
+
+
+def _path_in_file(document: Document, location: TreePath) -> TreePath:
     """Drop what pydantic puts in between (a union's tag, '[key]') and the file does not have."""
-    path: tuple[str | int, ...] = ()
+    path: TreePath = ()
     for part in location:
         longer = (*path, part)
         if longer in document.values or longer in document.keys:
@@ -218,7 +302,7 @@ def _path_in_file(document: Document, location: tuple[str | int, ...]) -> tuple[
     return path
 
 
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+def _known_keys(path: TreePath) -> list[str]:
     """The keys that a mapping at `path` may have, by the models."""
     model: Any = _model()
     if not path:

@@ -6,8 +6,7 @@ import importlib.metadata
 import ipaddress
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
@@ -15,33 +14,40 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from gateway.broker.broker import PARTITIONS_MAX
 from gateway.config.units import parse_duration, parse_size
 from gateway.errors import GatewayError
-from gateway.limits import COMMIT_INTERVAL_MAX_NS, NAME_LENGTH_MAX
-from gateway.log import LogSettings
+from gateway.limits import COMMIT_INTERVAL_MAX_NS, MIB, NAME_LENGTH_MAX, SECOND, SEGMENT_SIZE_MIN
+from gateway.log.log import SEGMENTS_MIN
 from gateway.names import NamespaceName, TopicName
 from gateway.replication.settings import fill_template
 
 CONNECTORS = "headwater.connectors"
 """Entry point group in which connectors bring the settings of their kind of sensor."""
+QUOTA_MIN = SEGMENTS_MIN * SEGMENT_SIZE_MIN
+QUOTA_MAX = 1 << 60
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _text(value: Any) -> str:
-    # YAML reads `1883` and `5` as numbers; where a text with a unit is wanted, say so instead of "input should be a string".
+def _with_unit(value: Any, example: str) -> str:
+    # YAML reads `250` as a number: say what is missing instead of "input should be a string".
+    if isinstance(value, int | float):
+        raise ValueError(f"'{value}' needs a unit; such as {example}")
     if not isinstance(value, str):
-        raise ValueError(f"'{value}' needs a unit")
+        raise ValueError(f"should be text; such as {example}")
     return value
 
 
 def _duration(value: Any) -> int:
-    duration = parse_duration(_text(value))
+    duration = parse_duration(_with_unit(value, "250ms"))
     if duration > COMMIT_INTERVAL_MAX_NS:
-        raise ValueError(f"'{value}' is too long; at most 60s")
+        raise ValueError(f"'{value}' is too long; at most {COMMIT_INTERVAL_MAX_NS // SECOND}s")
     return duration
 
 
 def _quota(value: Any) -> int:
-    size = parse_size(_text(value))
-    LogSettings.for_quota(Path("/"), size)
+    size = parse_size(_with_unit(value, "8GiB"))
+    if size < QUOTA_MIN:
+        raise ValueError(f"'{value}' is too small for a log; at least {QUOTA_MIN // MIB}MiB")
+    if size > QUOTA_MAX:
+        raise ValueError(f"'{value}' is more than any disk holds; such as 8GiB")
     return size
 
 
@@ -58,6 +64,9 @@ def _namespace(value: str) -> str:
 
 def _topic(value: str) -> str:
     _translated(lambda: TopicName.parse(value))
+    name = TopicName.parse(value)
+    if name.partition >= 0:
+        raise ValueError(f"'{value}' is one partition; settings are for the whole topic, '{name.partitioned_name}'")
     return value
 
 
@@ -71,7 +80,7 @@ def _translated(check: Callable[[], object]) -> None:
 def _loopback(value: str) -> str:
     host, colon, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdigit() or int(port) > 65_535:
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise ValueError(f"'{value}' is not an address to listen on; write HOST:PORT, such as 127.0.0.1:6650")
     if host == "localhost":
         return f"127.0.0.1:{port}"
@@ -87,10 +96,24 @@ def _loopback(value: str) -> str:
 
 
 def _service_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("pulsar", "pulsar+ssl") or not parts.hostname:
+    if not _is_url(value, "pulsar", "pulsar+ssl"):
         raise ValueError(f"'{value}' is no service URL; write pulsar://HOST:6650 or pulsar+ssl://HOST:6651")
     return value
+
+
+def _admin_url(value: str) -> str:
+    if not _is_url(value, "http", "https"):
+        raise ValueError(f"'{value}' is no address of an admin REST; write http://HOST:8080")
+    return value
+
+
+def _is_url(value: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # A port that is no number, or a bracket that is not closed.
+        return False
 
 
 def _remote_template(value: str) -> str:
@@ -106,7 +129,8 @@ Listen = Annotated[str, AfterValidator(_loopback)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: YAML's `yes` is text in version 1.2, and must not become true after all.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 class ListenModel(_Model):
@@ -121,7 +145,7 @@ class GatewayModel(_Model):
 
     id: Annotated[str, AfterValidator(_identifier)] = Field(description="Names this gateway at the cloud.")
     data_dir: str = Field(min_length=1, description="Where the log lives; relative to this file.")
-    disk_quota: Quota = Field(default=8 << 30, description="What the log may take, such as 8GiB.")
+    disk_quota: Quota = Field(default=cast(int, "8GiB"), description="What the log may take on the disk.")
     listen: ListenModel = ListenModel()
 
 
@@ -135,9 +159,12 @@ class NamespaceModel(_Model):
     """Policies of a namespace."""
 
     commit_interval: Duration = Field(
-        default=0, description="How long an entry may wait for others before it is made durable: 0ms, 250ms, 5s."
+        default=cast(int, "0ms"),
+        description="How long an entry may wait for others before it is made durable: 0ms, 250ms, 5s.",
     )
-    deduplication: bool = Field(default=True, description="Store entries of named producers once, whatever comes again.")
+    deduplication: bool = Field(
+        default=True, description="Store entries of named producers once, whatever comes again."
+    )
 
 
 class TopicModel(_Model):
@@ -155,11 +182,16 @@ class ReplicationModel(_Model):
     namespaces: list[Namespace] = Field(min_length=1)
     topic: Annotated[str, AfterValidator(_remote_template)] | None = Field(
         default=None,
-        description="The remote topic; {tenant}, {namespace}, {topic} and {gateway.id} are filled in. Default: the same name.",
+        description="The remote topic; {tenant}, {namespace}, {topic} and {gateway.id} are filled in. "
+        "Without it: the same name.",
     )
-    admin_url: str | None = Field(default=None, description="Pulsar's admin REST, for `headwater replication doctor`.")
-    token_file: str | None = None
-    trust_certs_file: str | None = None
+    admin_url: Annotated[str, AfterValidator(_admin_url)] | None = Field(
+        default=None, description="Pulsar's admin REST, for `headwater replication doctor`."
+    )
+    token_file: str | None = Field(default=None, min_length=1, description="Holds the token; relative to this file.")
+    trust_certs_file: str | None = Field(
+        default=None, min_length=1, description="Certificates to trust instead of the system's; relative to this file."
+    )
 
 
 def load_connectors() -> dict[str, Any]:
@@ -186,5 +218,3 @@ def file_model() -> type[BaseModel]:
         sensors=(list[sensor], []),
         replication=(list[ReplicationModel], []),
     )
-
-

@@ -1,7 +1,7 @@
 """YAML with the place of everything: plain data, and where each key and value stands. Pure.
 
-Read as YAML 1.2's core schema, because 1.1 makes surprises of ordinary words (`yes` becomes true, `1:30` becomes 90). Two
-keys of one name and aliases are refused: the first loses settings silently, the second can be a circle.
+Read as YAML 1.2's core schema, because 1.1 makes surprises of ordinary words (`yes` becomes true, `1:30` becomes 90).
+Two keys of one name are refused, because one would be lost silently, and aliases, because they can be a circle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 
 from gateway.errors import ConfigError, ConfigMistake
 
-Path = tuple[str | int, ...]
+TreePath = tuple[str | int, ...]
 """Keys and list indexes from the top of the file."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -23,6 +23,7 @@ _NULL = {"", "~", "null", "Null", "NULL"}
 _TRUE = {"true", "True", "TRUE"}
 _FALSE = {"false", "False", "FALSE"}
 DEPTH_MAX = 50
+"""Levels of mappings and lists; the design's file has four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ class Document:
 
     file: str
     data: Any = None
-    values: dict[Path, Place] = field(default_factory=dict)
+    values: dict[TreePath, Place] = field(default_factory=dict)
     """Where each value begins."""
-    keys: dict[Path, Place] = field(default_factory=dict)
+    keys: dict[TreePath, Place] = field(default_factory=dict)
     """Where each key begins, by the path of its value."""
 
-    def place(self, path: Path, *, of_key: bool = False) -> Place:
+    def place(self, path: TreePath, *, of_key: bool = False) -> Place:
         """The place of a path; of the nearest one above it that stands in the file, if it does not."""
         while path:
             if of_key and path in self.keys:
@@ -54,7 +55,7 @@ class Document:
             path = path[:-1]
         return self.values.get((), Place(1, 1))
 
-    def mistake(self, path: Path, message: str, *, hint: str = "", of_key: bool = False) -> ConfigMistake:
+    def mistake(self, path: TreePath, message: str, *, hint: str = "", of_key: bool = False) -> ConfigMistake:
         """A mistake at a path."""
         place = self.place(path, of_key=of_key)
         return ConfigMistake(message, self.file, place.line, place.column, hint)
@@ -64,30 +65,53 @@ def parse_document(text: str, file: str) -> Document:
     """Read YAML. Raises: ConfigError."""
     document = Document(file)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
-            raise ConfigError([ConfigMistake("aliases (*name) are not read here", file, 0, 0, "write the value out")])
+        if mistakes := _refused_events(text, file):
+            raise ConfigError(mistakes)
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         raise ConfigError([ConfigMistake(f"not YAML: {error.problem}", file, line, column)]) from error
     except yaml.YAMLError as error:
-        raise ConfigError([ConfigMistake(f"not YAML: {error}", file, 0, 0)]) from error
+        # A byte that YAML does not allow at all: the reader names it and its place on lines of their own.
+        raise ConfigError([ConfigMistake(f"not YAML: {str(error).splitlines()[0]}", file, 0, 0)]) from error
     if node is None:
-        raise ConfigError([ConfigMistake("the file is empty", file, 0, 0, "`gateway: {id: …, data_dir: …}` is the least")])
-    mistakes: list[ConfigMistake] = []
+        raise ConfigError(
+            [ConfigMistake("the file is empty", file, 0, 0, "the least is gateway: {id: …, data_dir: …}")]
+        )
     document.data = _read(node, (), document, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     return document
 
 
-def _read(node: yaml.Node, path: Path, document: Document, mistakes: list[ConfigMistake]) -> Any:
+def _refused_events(text: str, file: str) -> list[ConfigMistake]:
+    """What must not reach `compose`: circles, types of other programs, and a depth at which recursion would end."""
+    mistakes = []
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        refusal = None
+        if isinstance(event, yaml.AliasEvent):
+            refusal = ("aliases (*name) are not read here", "write the value out")
+        elif (tag := getattr(event, "tag", None)) is not None:
+            refusal = (f"types ({tag}) are not read here", "write the value alone; text can stand in quotes")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEPTH_MAX:
+            refusal = (f"nested more than {DEPTH_MAX} levels deep", "")
+        if refusal is not None:
+            mark: Any = event.start_mark
+            mistakes.append(ConfigMistake(refusal[0], file, mark.line + 1, mark.column + 1, refusal[1]))
+            if depth > DEPTH_MAX:
+                break
+    return mistakes
+
+
+def _read(node: yaml.Node, path: TreePath, document: Document, mistakes: list[ConfigMistake]) -> Any:
     place = Place(node.start_mark.line + 1, node.start_mark.column + 1)
     document.values[path] = place
-    if len(path) > DEPTH_MAX:
-        mistakes.append(document.mistake(path, "nested too deeply"))
-        return None
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
     if isinstance(node, yaml.SequenceNode):
@@ -103,7 +127,10 @@ def _read(node: yaml.Node, path: Path, document: Document, mistakes: list[Config
             first = document.keys[(*path, key)]
             mistakes.append(
                 ConfigMistake(
-                    f"'{key}' stands here twice", document.file, key_place.line, key_place.column,
+                    f"'{key}' stands here twice",
+                    document.file,
+                    key_place.line,
+                    key_place.column,
                     f"it is set in line {first.line} already",
                 )
             )
