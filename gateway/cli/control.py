@@ -62,7 +62,8 @@ class ControlClient:
             answer = json.loads(response.read())
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise GatewayError(
-                f"no gateway answers at {self._where}", hint="start it with `headwater run FILE`, or name another --config"
+                f"no gateway answers at {self._where}",
+                hint="start it with `headwater run FILE`, or name another --config",
             ) from error
         except PermissionError as error:
             raise GatewayError(f"{self._where} may not be opened by this user", hint="use sudo") from error

@@ -1,4 +1,4 @@
-"""Finds the gateway that a command is about: by option, by environment, by its configuration file, by the usual ports."""
+"""Finds the gateway that a command is about: by option, environment, configuration file, or the usual ports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, ProtocolError
 from gateway.names import PUBLIC_DEFAULT, TopicName
 
 if TYPE_CHECKING:
     from gateway.cli.control import ControlClient
+    from gateway.client.api import Client
     from gateway.config.settings import Settings
 
 DEFAULT_CONFIG = Path("/etc/headwater/headwater.yaml")
@@ -28,6 +29,8 @@ class Target:
     config: Path | None
     service_url: str | None
     admin_url: str | None
+    token_file: Path | None = None
+    trust_certs_file: Path | None = None
 
     def settings(self) -> Settings | None:
         """The settings of the configuration file that applies; None: there is none. Raises: ConfigError."""
@@ -52,8 +55,29 @@ class Target:
             return f"pulsar://{self.control().get('/admin/status')['addresses']['pulsar']}"
         return f"pulsar://{settings.pulsar}"
 
+    async def connect(self) -> Client:
+        """A client of the gateway. Raises: GatewayError."""
+        from gateway.client.remote import RemoteClient
+
+        token = None
+        if self.token_file is not None:
+            try:
+                token = self.token_file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise GatewayError(f"the token in {self.token_file} can't be read: {error}") from error
+        trust = str(self.trust_certs_file) if self.trust_certs_file else None
+        url = self.find_service_url()
+        try:
+            return await RemoteClient.connect(url, token=token, trust_certs_file=trust)
+        except ValueError as error:
+            raise GatewayError(f"'{url}' is not a service URL: {error}", hint="write pulsar://HOST:6650") from error
+        except ProtocolError as error:
+            hint = "start it with `headwater run FILE`, or say where it is: --service-url, HEADWATER_URL or --config"
+            error.hint = error.hint or hint
+            raise
+
     def find_topic(self, text: str) -> str:
-        """A topic's full name; short ones are expanded by the configuration's default namespace. Raises: GatewayError."""
+        """A topic's full name; the configuration's default namespace expands short ones. Raises: GatewayError."""
         settings = None if "/" in text else self.settings()
         return str(TopicName.parse(text, default_namespace=settings.default_namespace if settings else PUBLIC_DEFAULT))
 
@@ -66,7 +90,8 @@ class Target:
         settings = self.settings()
         if settings is None:
             raise GatewayError(
-                "there is no configuration to find the gateway by", hint=f"give --config FILE, or put it at {DEFAULT_CONFIG}"
+                "there is no configuration to find the gateway by",
+                hint=f"give --config FILE, or put it at {DEFAULT_CONFIG}",
             )
         return ControlClient.over_socket(settings.log.data_dir)
 
@@ -76,18 +101,30 @@ def target_options(*, pulsar: bool = False, admin: bool = False) -> Callable[[Ca
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def call(
-            *args: Any, config: Path | None, service_url: str | None = None, admin_url: str | None = None, **kwargs: Any
+            *args: Any,
+            config: Path | None,
+            service_url: str | None = None,
+            admin_url: str | None = None,
+            token_file: Path | None = None,
+            trust_certs_file: Path | None = None,
+            **kwargs: Any,
         ) -> Any:
-            return command(*args, target=Target(config, service_url, admin_url), **kwargs)
+            target = Target(config, service_url, admin_url, token_file, trust_certs_file)
+            return command(*args, target=target, **kwargs)
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         call.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
         decorated: Callable[..., Any] = call
         if admin:
-            decorated = click.option("--admin-url", metavar="URL", help="Administration over HTTP instead of the socket.")(
+            decorated = click.option(
+                "--admin-url", metavar="URL", help="Administration over HTTP instead of the socket."
+            )(decorated)
+        if pulsar:
+            file = click.Path(path_type=Path, dir_okay=False)
+            decorated = click.option("--token-file", type=file, help="Holds the token to authenticate with.")(decorated)
+            decorated = click.option("--trust-certs-file", type=file, help="Certificates to trust (pulsar+ssl).")(
                 decorated
             )
-        if pulsar:
             decorated = click.option("--service-url", metavar="URL", help="Such as pulsar://127.0.0.1:6650.")(decorated)
         return click.option(
             "--config",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import click
@@ -13,10 +14,13 @@ from gateway.cli.find import Target, target_options
 from gateway.cli.output import print_json, print_message
 from gateway.cli.status import json_option
 from gateway.client.api import Client, ConsumerOptions, Producer, ProducerOptions
+from gateway.limits import KIB
 from gateway.message import EARLIEST, LATEST, InitialPosition, MessageId, OutgoingMessage, SubscriptionType
 
 SEND_AHEAD = 500
 """Messages sent before the first of them is waited for."""
+READ_SIZE = 64 * KIB
+"""Bytes of standard input taken at once."""
 Result = TypeVar("Result")
 _TYPES = {kind.name: kind for kind in SubscriptionType}
 
@@ -47,13 +51,13 @@ def produce(
         if not equals:
             raise click.BadParameter(f"'{text}' is not KEY=VALUE", param_hint="--property")
         parsed[left] = right
-    payloads: Iterable[bytes] = (text.encode() for _ in range(count) for text in texts)
-    if not texts:
-        payloads = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    if not texts and count > 1:
+        raise click.UsageError("-n repeats the messages given by -m; standard input is read once")
 
     async def work(client: Client) -> tuple[int, str]:
         producer = await client.create_producer(target.find_topic(topic), ProducerOptions(name=name))
-        sent = await _send_all(producer, (OutgoingMessage(payload, key, parsed) for payload in payloads))
+        payloads = _repeated(texts, count) if texts else _lines()
+        sent = await _send_all(producer, (OutgoingMessage(payload, key, parsed) async for payload in payloads))
         await producer.close()
         return sent
 
@@ -64,11 +68,30 @@ def produce(
         click.echo(f"{sent} messages are durable" + (f", the last is {last}" if sent else ""))
 
 
-async def _send_all(producer: Producer, messages: Iterable[OutgoingMessage]) -> tuple[int, str]:
+async def _repeated(texts: tuple[str, ...], count: int) -> AsyncIterator[bytes]:
+    # What the shell handed over as it is, bytes that are not UTF-8 too.
+    payloads = [text.encode(errors="surrogateescape") for text in texts]
+    for _ in range(count):
+        for payload in payloads:
+            yield payload
+
+
+async def _lines() -> AsyncIterator[bytes]:
+    """Lines of standard input, read in a thread: the connection is served while a slow program writes them."""
+    rest = b""
+    while data := await asyncio.to_thread(os.read, sys.stdin.fileno(), READ_SIZE):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+    if rest:
+        yield rest
+
+
+async def _send_all(producer: Producer, messages: AsyncIterator[OutgoingMessage]) -> tuple[int, str]:
     """Send ahead of the receipts. Returns how many, and the last id."""
     under_way: list[asyncio.Task[MessageId]] = []
     sent, last = 0, ""
-    for message in messages:
+    async for message in messages:
         under_way.append(asyncio.ensure_future(producer.send(message)))
         sent += 1
         # Lets the task start, so that messages leave in order.
@@ -86,7 +109,9 @@ async def _send_all(producer: Producer, messages: Iterable[OutgoingMessage]) -> 
 @click.option("-s", "--subscription", required=True, help="Its name; it is created if missing.")
 @click.option("-n", "--count", type=click.IntRange(0), default=1, help="End after so many messages; 0: never.")
 @click.option("-t", "--type", "kind", type=click.Choice(sorted(_TYPES)), default="shared", show_default=True)
-@click.option("--from", "start", type=click.Choice(["earliest", "latest"]), default="latest", help="Of a new subscription.")
+@click.option(
+    "--from", "start", type=click.Choice(["earliest", "latest"]), default="latest", help="Of a new subscription."
+)
 @click.option("--timeout", "timeout_s", type=float, help="End when nothing came for so many seconds (exit code 1).")
 @target_options(pulsar=True)
 @json_option
@@ -106,16 +131,19 @@ def consume(
         options = ConsumerOptions(subscription_type=_TYPES[kind], initial_position=InitialPosition[start])
         consumer = await client.subscribe(target.find_topic(topic), subscription, options)
         received = 0
-        while not count or received < count:
-            try:
-                message = await asyncio.wait_for(consumer.receive(), timeout_s)
-            except TimeoutError:
-                click.echo(f"nothing came for {timeout_s:g} s", err=True)
-                return 1
-            print_message(message, as_json=as_json)
-            consumer.acknowledge(message.message_id)
-            received += 1
-        await consumer.close()
+        try:
+            while not count or received < count:
+                try:
+                    message = await asyncio.wait_for(consumer.receive(), timeout_s)
+                except TimeoutError:
+                    click.echo(f"nothing came for {timeout_s:g} s", err=True)
+                    return 1
+                print_message(message, as_json=as_json)
+                # After it was printed: what a closed pipe did not take is delivered again.
+                consumer.acknowledge(message.message_id)
+                received += 1
+        finally:
+            await consumer.close()
         return 0
 
     return asyncio.run(_with_client(target, work))
@@ -145,9 +173,7 @@ def tail(target: Target, topic: str, start: str, count: int, no_follow: bool, as
 
 
 async def _with_client(target: Target, work: Callable[[Client], Awaitable[Result]]) -> Result:
-    from gateway.client.remote import RemoteClient
-
-    client = await RemoteClient.connect(target.find_service_url())
+    client = await target.connect()
     try:
         return await work(client)
     finally:

@@ -44,7 +44,7 @@ def print_message(message: Message, *, as_json: bool) -> None:
         return
     time_ms = message.event_time_ms or message.publish_time_ms
     moment = datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    key = f" {message.key}" if message.key is not None else ""
+    key = f" {_visible(message.key)}" if message.key is not None else ""
     redelivered = f" (redelivery {message.redelivery_count})" if message.redelivery_count else ""
     click.echo(f"{moment}Z {message.message_id}{key}{redelivered}  {payload_as_text(message.payload)}")
 
@@ -70,13 +70,18 @@ def message_as_json(message: Message) -> dict[str, Any]:
 
 
 def payload_as_text(payload: bytes) -> str:
-    """A payload on one line: text as it is, unless it would move the cursor; else its size and first bytes."""
+    """A payload for people: text as it is, unless it holds what steers a terminal; else its size and first bytes."""
     try:
-        text = payload.decode()
+        text = payload.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         text = None
-    if text is not None and all(character.isprintable() or character in "\t" for character in text.rstrip("\r\n")):
-        return text.rstrip("\r\n")
+    if text is not None and all(character.isprintable() or character in "\t\n" for character in text):
+        return text
     preview = payload[:HEX_PREVIEW_BYTES].hex(" ")
     more = " …" if len(payload) > HEX_PREVIEW_BYTES else ""
     return f"[{len(payload)} bytes] {preview}{more}"
+
+
+def _visible(text: str) -> str:
+    """A device's word without what would steer the terminal it is printed on."""
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -33,7 +33,13 @@ def status(target: Target, as_json: bool) -> None:
         print_table(
             ["TOPIC", "REMOTE TOPIC", "PHASE", "CONFIRMED", "LAG"],
             [
-                [topic["topic"], topic["remote_topic"], topic["phase"], topic["confirmed_entry_id"], topic["lag_entries"]]
+                [
+                    topic["topic"],
+                    topic["remote_topic"],
+                    topic["phase"],
+                    topic["confirmed_entry_id"],
+                    topic["lag_entries"],
+                ]
                 for topic in item["topics"]
             ],
         )
@@ -44,9 +50,10 @@ def status(target: Target, as_json: bool) -> None:
 @target_options(admin=True)
 @json_option
 def doctor(target: Target, name: str, as_json: bool) -> int:
-    """Examine the way to the cloud NAME: is it reachable, and is the remote namespace set up so that nothing is lost or doubled?
+    """Examine the way to the cloud NAME.
 
-    Where `admin_url` is set and the token has the rights, what is missing is created and set. Exit code 1 if something is wrong.
+    Is it reachable, and is the remote namespace set up so that nothing is lost or doubled? Where `admin_url` is set and
+    the token has the rights, what is missing is created and set. Exit code 1 if something is wrong.
     """
     rows = target.control().post(f"/admin/replication/{name}/doctor")
     if as_json:

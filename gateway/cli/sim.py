@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
-)
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sim(arguments: tuple[str, ...]) -> int:
     """Simulated devices: `headwater sim thermometer`, `headwater sim replay FILE` (each has --help)."""
