@@ -21,24 +21,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from gateway.errors import LogDamaged
+from gateway.log.chain import Chain, Segment, find_chain
 from gateway.log.directory import journal_directory, read_identity, torn_directory, write_identity
 from gateway.log.disk import Disk
-from gateway.log.format import ID_SIZE, NO_SEGMENT, GroupHeader, SegmentHeader, aligned
+from gateway.log.format import ID_SIZE, GroupHeader, aligned
 from gateway.log.frames import unpack_records
 from gateway.log.index import Index
 from gateway.log.positions import JournalPosition, Run
 from gateway.log.records import CleanStopRecord, Record, decode_record
-from gateway.log.scan import GroupTables, SegmentFile, read_segment_header
-from gateway.log.segment import NO_PREDECESSOR, OpenSegment, SegmentEnd, Tail, slot_of
+from gateway.log.scan import GroupTables, SegmentFile
+from gateway.log.segment import OpenSegment, SegmentEnd, Tail, slot_of
 
 logger = logging.getLogger(__name__)
 
 TORN_COPIES_MAX = 16
 """Files kept in `torn/`; the oldest goes first."""
 TORN_COPY_BYTES_MAX = 1024 * 1024
+DAMAGED_SUFFIX = ".damaged"
+"""Added to the name of a file that the operator gave up: it stays for the curious, outside of the ring."""
+UNKNOWN_CRC = -1
 REPAIR_HINT = "run 'headwater log repair' to go on without what is lost"
 
 OnGroup = Callable[[JournalPosition, list[Run], list[Record]], None]
@@ -94,13 +99,6 @@ class Recovered:
     report: RecoveryReport
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    path: Path
-    slot: int
-    header: SegmentHeader
-
-
 def recover(
     disk: Disk,
     data_dir: Path,
@@ -124,22 +122,10 @@ def establish_identity(disk: Disk, data_dir: Path, random_bytes: Callable[[int],
     directory_id = read_identity(disk, data_dir)
     if directory_id is None:
         # A directory that lost its identity file is still the same one: its segments say which.
-        directory_id = _newest_directory_id(disk, data_dir) or random_bytes(ID_SIZE)
+        segments = find_chain(disk, journal_directory(data_dir), None).segments
+        directory_id = segments[-1].header.directory_id if segments else random_bytes(ID_SIZE)
         write_identity(disk, data_dir, directory_id)
     return directory_id
-
-
-def _newest_directory_id(disk: Disk, data_dir: Path) -> bytes | None:
-    newest: SegmentHeader | None = None
-    for path, _ in _slots(disk, journal_directory(data_dir)):
-        handle = disk.open(path)
-        try:
-            header = read_segment_header(disk, handle)
-        finally:
-            disk.close(handle)
-        if header is not None and (newest is None or header.segment_number > newest.segment_number):
-            newest = header
-    return newest.directory_id if newest else None
 
 
 class _Recovery:
@@ -168,84 +154,56 @@ class _Recovery:
 
     def run(self) -> Recovered:
         self._disk.sync_directory(self._journal)
-        slots = _slots(self._disk, self._journal)
-        chain = self._chain(slots)
+        chain = find_chain(self._disk, self._journal, self._directory_id)
+        kept_slots = self._judge(chain)
+        segments = chain.segments
         tail = Tail()
-        if chain:
-            tail.next_number = chain[-1].header.segment_number + 1
-        for index, candidate in enumerate(chain):
-            sealed = _previous_end(chain[index + 1].header) if index + 1 < len(chain) else None
-            self._read_segment(candidate, sealed, tail)
-        if chain and tail.open is None and tail.predecessor.number != chain[-1].header.segment_number:
-            chain.pop()
-        tail.used_slots = [candidate.slot for candidate in chain]
-        tail.free_slots = [slot for _, slot in slots if slot not in tail.used_slots]
+        if segments:
+            tail.next_number = segments[-1].header.segment_number + 1
+        for segment, successor in zip_longest(segments, segments[1:]):
+            self._read_segment(segment, successor, tail)
+        if segments and tail.open is None and tail.predecessor.number != segments[-1].header.segment_number:
+            segments.pop()
+        tail.used_slots = [segment.slot for segment in segments] + kept_slots
+        tail.free_slots = [slot for slot in chain.slots if slot not in tail.used_slots]
         if tail.next_number <= self._checkpoint.segment_number:
             # Positions must go on behind the views', or nothing that is written from now on would ever be replayed.
-            self._lose_journal(tail.next_number)
+            self._lose_segment(self._checkpoint.segment_number, self._journal, "is missing", covered=False)
             tail.next_number = self._checkpoint.segment_number + 1
-        self._report.segments = len(chain)
+        self._report.segments = len(segments)
         return Recovered(self._index, tail, self._last, self._report)
 
-    def _chain(self, slots: list[tuple[Path, int]]) -> list[_Candidate]:
-        """The segments that follow on each other, the newest last; files outside the chain hold nothing."""
-        found: dict[int, _Candidate] = {}
-        damaged: LogDamaged | None = None
-        for path, slot in slots:
-            try:
-                header = self._header_of(path)
-            except LogDamaged as error:
-                damaged = LogDamaged(f"{path}: {error}", path=path, hint=REPAIR_HINT)
-                continue
-            if header is not None:
-                found[header.segment_number] = _Candidate(path, slot, header)
-        if damaged is not None:
-            raise damaged
-        chain: list[_Candidate] = []
-        while found and not chain:
-            newest = found.pop(max(found))
-            self._sync_tail(newest.path)
-            if self._header_of(newest.path) == newest.header:
-                chain.append(newest)
-        while chain and (previous := chain[-1].header.previous_number) != NO_SEGMENT:
-            candidate = found.pop(previous, None)
-            if candidate is None:
-                raise LogDamaged(
-                    f"segment {previous} is missing from {self._journal}", path=self._journal, hint=REPAIR_HINT
-                )
-            chain.append(candidate)
-        chain.reverse()
-        return chain
+    def _judge(self, chain: Chain) -> list[int]:
+        """Decide about segments that are missing or lost their header. Returns the slots that must be left alone."""
+        for number in chain.missing:
+            covered = self._checkpoint.segment_number > number
+            self._lose_segment(number, self._journal, "is missing", covered=covered)
+        kept_slots: list[int] = []
+        for path in chain.damaged:
+            # Which number it had is unknown. If one is missing, it is that one, about which all is said.
+            if not chain.missing:
+                newest = chain.segments[-1].header.segment_number if chain.segments else -1
+                self._lose_segment(newest + 1, path, "lost its header", covered=False)
+            slot = slot_of(path.name)
+            assert slot is not None
+            if self._accept_damage:
+                self._disk.rename(path, path.with_name(path.name + DAMAGED_SUFFIX))
+                self._disk.sync_directory(self._journal)
+                chain.slots.remove(slot)
+            else:
+                kept_slots.append(slot)
+        return kept_slots
 
-    def _header_of(self, path: Path) -> SegmentHeader | None:
-        handle = self._disk.open(path)
-        try:
-            self._disk.forget(handle)
-            header = read_segment_header(self._disk, handle)
-        finally:
-            self._disk.close(handle)
-        if header is not None and header.directory_id != self._directory_id:
-            raise LogDamaged(
-                "a segment of another data directory", path=path, hint="was a file copied here from another gateway?"
-            )
-        return header
-
-    def _sync_tail(self, path: Path) -> None:
-        handle = self._disk.open(path)
-        try:
-            self._disk.sync(handle)
-        except OSError as error:
-            # What the medium did not take is dropped from the cache by the reads that follow, and is a torn tail then.
-            logger.error("%s can't be synced: %s", path, error)
-        finally:
-            self._disk.close(handle)
-
-    def _read_segment(self, candidate: _Candidate, sealed: SegmentEnd | None, tail: Tail) -> None:
-        handle = self._disk.open(candidate.path)
+    def _read_segment(self, segment: Segment, successor: Segment | None, tail: Tail) -> None:
+        handle = self._disk.open(segment.path)
         keep = False
         try:
             self._disk.forget(handle)
-            file = SegmentFile(self._disk, candidate.path, handle, candidate.header)
+            file = SegmentFile(self._disk, segment.path, handle, segment.header)
+            sealed = successor.predecessor if successor else None
+            if sealed is not None and sealed.number != segment.header.segment_number:
+                # The segment between them is missing, and with it where this one ends.
+                sealed = SegmentEnd(segment.header.segment_number, file.size, UNKNOWN_CRC)
             end = file.size if sealed is None else min(sealed.end, file.size)
             offset, number, crc = self._scan(file, end, sealed)
             if sealed is not None:
@@ -258,13 +216,13 @@ class _Recovery:
             self._report.clean = clean and number > 0
             if number == 0:
                 # Nothing was ever acknowledged in it: the file is free, and its predecessor is the tail again.
-                tail.predecessor = _previous_end(candidate.header)
+                tail.predecessor = segment.predecessor
             elif clean:
                 keep = True
-                header = candidate.header
-                tail.open = OpenSegment(header, candidate.path, handle, file.size, offset, crc, number, offset)
+                header = segment.header
+                tail.open = OpenSegment(header, segment.path, handle, file.size, offset, crc, number, offset)
             else:
-                tail.predecessor = SegmentEnd(candidate.header.segment_number, offset, crc)
+                tail.predecessor = SegmentEnd(segment.header.segment_number, offset, crc)
         finally:
             if not keep:
                 self._disk.close(handle)
@@ -293,7 +251,7 @@ class _Recovery:
             offset += aligned(header.stored_bytes, file.header.align)
             number += 1
             crc = last_crc = header.crc
-        if sealed is not None and offset >= end and last_crc != sealed.crc:
+        if sealed is not None and offset >= end and sealed.crc not in (last_crc, UNKNOWN_CRC):
             covered = self._checkpoint.segment_number > file.header.segment_number
             self._damage(
                 file, offset, number, "the last group is not the one that the next segment names", covered=covered
@@ -347,6 +305,9 @@ class _Recovery:
     def _lose_rest(self, file: SegmentFile, offset: int, number: int, sealed: SegmentEnd | None) -> None:
         """Nothing believable follows."""
         segment = file.header.segment_number
+        if sealed is not None and sealed.crc == UNKNOWN_CRC:
+            # Nothing says that there was more.
+            return
         if sealed is not None:
             # How many groups are lost is unknown, so only a checkpoint in a later segment covers them all.
             covered = self._checkpoint.segment_number > segment
@@ -354,13 +315,12 @@ class _Recovery:
         elif JournalPosition(segment, number) <= self._checkpoint:
             self._damage(file, offset, number, "groups that a checkpoint covers are unreadable", covered=True)
 
-    def _lose_journal(self, next_number: int) -> None:
-        """The views know of segments that are not there."""
-        position = JournalPosition(next_number, 0)
-        reason = f"the views know of segment {self._checkpoint.segment_number}, which is missing"
-        self._report.damages.append(Damage(str(self._journal), 0, position, reason))
-        if not self._accept_damage:
-            raise LogDamaged(f"{self._journal}: {reason}", path=self._journal, hint=REPAIR_HINT)
+    def _lose_segment(self, number: int, path: Path, reason: str, *, covered: bool) -> None:
+        """A whole segment is gone."""
+        logger.error("%s: segment %d %s", path, number, reason)
+        self._report.damages.append(Damage(str(path), 0, JournalPosition(number, 0), f"segment {number} {reason}"))
+        if not covered and not self._accept_damage:
+            raise LogDamaged(f"{path}: segment {number} {reason}", path=path, hint=REPAIR_HINT)
 
     def _damage(
         self,
@@ -411,14 +371,3 @@ class _Recovery:
             self._disk.sync(handle)
         finally:
             self._disk.close(handle)
-
-
-def _slots(disk: Disk, journal: Path) -> list[tuple[Path, int]]:
-    named = [(journal / name, slot_of(name)) for name in disk.list_directory(journal)]
-    return [(path, slot) for path, slot in named if slot is not None]
-
-
-def _previous_end(header: SegmentHeader) -> SegmentEnd:
-    if header.previous_number == NO_SEGMENT:
-        return NO_PREDECESSOR
-    return SegmentEnd(header.previous_number, header.previous_end, header.previous_crc)

@@ -62,8 +62,8 @@ class SegmentFile:
         start = offset - self._window_offset
         if start < 0 or start + size > len(self._window):
             if size >= self._window_bytes:
-                return self._read_what_can_be_read(size, offset)
-            self._window = self._read_what_can_be_read(self._window_bytes, offset)
+                return read_what_can_be_read(self._disk, self.handle, size, offset, self.header.align)
+            self._window = read_what_can_be_read(self._disk, self.handle, self._window_bytes, offset, self.header.align)
             self._window_offset = offset
             start = 0
         return self._window[start : start + size]
@@ -80,24 +80,6 @@ class SegmentFile:
                 written = offset + aligned(len(kept), self.header.align)
             offset += len(chunk)
         return written
-
-    def _read_what_can_be_read(self, size: int, offset: int) -> bytes:
-        try:
-            return self._disk.read(self.handle, size, offset)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-        # Unreadable units become zeros, whose checksum is wrong, so that they cost no more than what they held.
-        units = []
-        for unit_offset in range(offset, offset + size, self.header.align):
-            unit_size = min(self.header.align, offset + size - unit_offset)
-            try:
-                units.append(self._disk.read(self.handle, unit_size, unit_offset))
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                units.append(bytes(unit_size))
-        return b"".join(units)
 
     def header_at(self, offset: int, end: int) -> GroupHeader | None:
         """The group header at `offset`, if there is one of a group that ends by `end`."""
@@ -151,7 +133,7 @@ class SegmentFile:
 
 def read_segment_header(disk: Disk, handle: int) -> SegmentHeader | None:
     """The header of the file behind `handle`; None if it was never opened as a segment. Raises: LogDamaged."""
-    start = disk.read(handle, ALIGN_MAX + layout.GROUP_HEADER_SIZE, 0)
+    start = read_what_can_be_read(disk, handle, ALIGN_MAX + layout.GROUP_HEADER_SIZE, 0, ALIGN_MIN)
     header = layout.decode_segment_header(start)
     if header is None:
         align = ALIGN_MIN
@@ -162,3 +144,25 @@ def read_segment_header(disk: Disk, handle: int) -> SegmentHeader | None:
                 raise LogDamaged("both copies of a segment's header are damaged, and groups follow")
             align *= 2
     return header
+
+
+def read_what_can_be_read(disk: Disk, handle: int, size: int, offset: int, unit: int) -> bytes:
+    """Read bytes;
+
+    units that the device can't read become zeros, whose checksum is wrong. Raises: OSError other than EIO.
+    """
+    try:
+        return disk.read(handle, size, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    units = []
+    for unit_offset in range(offset, offset + size, unit):
+        unit_size = min(unit, offset + size - unit_offset)
+        try:
+            units.append(disk.read(handle, unit_size, unit_offset))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            units.append(bytes(unit_size))
+    return b"".join(units)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from gateway.log import chain
 from gateway.log import format as layout
-from gateway.log import recovery
 from gateway.log.format import GroupHeader
 from gateway.log.frames import EncodedGroup
 from gateway.log.scan import GroupTables, SegmentFile
@@ -101,7 +101,7 @@ def _no_damaged_frames(self: SegmentFile, tables: GroupTables) -> list[int]:
     return []
 
 
-def _nothing_synced_first(self: object, path: Path) -> None:
+def _nothing_synced(disk: object, path: Path) -> None:
     """Recovery does not sync the tail."""
 
 
@@ -135,7 +135,7 @@ MUTANTS = [
     Mutant(
         "tail vouched for unsynced",
         Mutation(),
-        (lambda: patch.object(recovery._Recovery, "_sync_tail", _nothing_synced_first),),
+        (lambda: patch.object(chain, "_sync", _nothing_synced),),
     ),
     Mutant("early ack", Mutation(early_ack=True)),
     Mutant("group n+1 written before n is synced", Mutation(writer=SharedWriter, pairs=True)),
