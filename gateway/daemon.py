@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Gateway:
         self.addresses: dict[str, str] = {}
         """What listens where, by the words of the ready line."""
         self.failed = asyncio.Event()
-        """Set when the log failed for good: the process is to end, so that systemd starts it again."""
+        """Set when the log failed for good or a part died: the process is to end, so that systemd starts it again."""
 
     async def start(self) -> None:
         """Start everything; returns when clients and devices are served. Raises: GatewayError."""
@@ -178,15 +179,26 @@ class Gateway:
                 logger.error("%s failed and is started again in %d s: %s", source.name, SOURCE_RESTART_S, error)
             await asyncio.sleep(SOURCE_RESTART_S)
 
-    def _own(self, work: Any, name: str) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work, name=name))
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._part_ended)
+        self._tasks.append(task)
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        """A part that dies by our own fault must not look like a quiet one: the process ends, and systemd starts it again."""
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        if isinstance(error, GatewayError):
+            logger.error("%s ended: %s", task.get_name(), error)
+        else:
+            logger.critical("%s died", task.get_name(), exc_info=error)
+            self.failed.set()
 
     async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(outcome, Exception) and not isinstance(outcome, GatewayError):
-                logger.error("a part failed while the gateway ran", exc_info=outcome)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _log_changed(self, state: JournalState) -> None:
         if state is JournalState.failed:
@@ -202,9 +214,6 @@ class Gateway:
             if late > LOOP_STALL_S:
                 self._stalls += 1
                 self._worst_stall_s = max(self._worst_stall_s, late)
-            for task in self._tasks:
-                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
 
     # Facts
 
@@ -372,7 +381,7 @@ async def serve(settings: Settings) -> int:
     failed = gateway.failed.is_set()
     if failed:
         # Reads go on for a while, so that what is stored can still be carried away before systemd starts this again.
-        logger.critical("the log failed: the gateway ends in %d s", LOG_FAILED_GRACE_S)
+        logger.critical("the gateway can't go on and ends in %d s", LOG_FAILED_GRACE_S)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), LOG_FAILED_GRACE_S)
     notify_systemd("STOPPING=1")

@@ -71,6 +71,9 @@ class RemoteConnection(asyncio.Protocol):
 
     async def introduce(self, *, token: str | None, proxy_to: str) -> None:
         """Do the handshake. Raises: BrokerError when refused, ProtocolError."""
+        if self.error is not None:
+            # Lost between being accepted and being spoken to.
+            raise self.error
         self._connection.connect(
             client_version=f"Headwater {__version__}",
             auth_method="token" if token else "none",
