@@ -77,14 +77,31 @@ async def _repeated(texts: tuple[str, ...], count: int) -> AsyncIterator[bytes]:
 
 
 async def _lines() -> AsyncIterator[bytes]:
-    """Lines of standard input, read in a thread: the connection is served while a slow program writes them."""
+    """Lines of standard input, without holding up the connection while a slow program writes them."""
     rest = b""
-    while data := await asyncio.to_thread(os.read, sys.stdin.fileno(), READ_SIZE):
+    while data := await _read(sys.stdin.fileno()):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             yield line.removesuffix(b"\r")
     if rest:
         yield rest
+
+
+async def _read(descriptor: int) -> bytes:
+    # Not in a thread: Ctrl-C would wait for the thread, and the thread for another line.
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, readable.set)
+    except PermissionError:
+        # A regular file, which can always be read.
+        await asyncio.sleep(0)
+    else:
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(descriptor)
+    return os.read(descriptor, READ_SIZE)
 
 
 async def _send_all(producer: Producer, messages: AsyncIterator[OutgoingMessage]) -> tuple[int, str]:
