@@ -110,15 +110,14 @@ def _refused_events(text: str, file: str) -> list[ConfigMistake]:
 
 
 def _read(node: yaml.Node, path: TreePath, document: Document, mistakes: list[ConfigMistake]) -> Any:
-    place = Place(node.start_mark.line + 1, node.start_mark.column + 1)
-    document.values[path] = place
+    document.values[path] = _place(node)
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
     if isinstance(node, yaml.SequenceNode):
         return [_read(item, (*path, index), document, mistakes) for index, item in enumerate(node.value)]
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key_place = Place(key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        key_place = _place(key_node)
         if not isinstance(key_node, yaml.ScalarNode):
             mistakes.append(ConfigMistake("a key must be a word", document.file, key_place.line, key_place.column))
             continue
@@ -138,6 +137,10 @@ def _read(node: yaml.Node, path: TreePath, document: Document, mistakes: list[Co
         document.keys[(*path, key)] = key_place
         result[key] = _read(value_node, (*path, key), document, mistakes)
     return result
+
+
+def _place(node: Any) -> Place:
+    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
