@@ -8,6 +8,7 @@ that against views made from the journal alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.log.positions import BEFORE_JOURNAL, JournalPosition, Run
 from gateway.log.records import (
@@ -148,5 +149,5 @@ class Fold:
         for key in [key for key in self.producers if key[0] == ledger_id]:
             del self.producers[key]
         for subscription in [one for one in self.subscriptions.values() if one.ledger_id == ledger_id]:
-            self.subscriptions.pop(subscription.subscription_id)
+            self.subscriptions[subscription.subscription_id] = replace(subscription, deleted=True)
             self.cursors.pop(subscription.subscription_id, None)
