@@ -23,10 +23,21 @@ from gateway.log.format import GROUP_MAGIC, GroupHeader, encode_group_header
 from gateway.log.frames import ClockFacts, EncodedGroup, encode_group, make_compressor, unpack_run
 from gateway.log.groups import FlatRun
 from gateway.log.positions import BEFORE_JOURNAL, JournalPosition, Run
-from gateway.log.records import CleanStopRecord, Record, StateRecord, encode_record
+from gateway.log.records import (
+    AckRecord,
+    CleanStopRecord,
+    ProducerRecord,
+    Record,
+    StateRecord,
+    SubscriptionRecord,
+    TopicRecord,
+    encode_record,
+)
 from gateway.log.recovery import Recovered, establish_identity, recover
 from gateway.log.scan import SegmentFile
 from gateway.log.segment import SegmentWriter, Tail
+from gateway.metadata.fold import Fold
+from gateway.metadata.views import Views
 from tests.crash.simulated_disk import SimulatedDisk
 
 DATA_DIR = Path("/data/log")
@@ -49,7 +60,18 @@ class Group:
 
     @property
     def records(self) -> list[Record]:
-        records: list[Record] = [StateRecord(OWNER, str(self.number), b"")]
+        number = self.number
+        ledger_id, subscription_id = 1 + number % 3, 1 + number % 5
+        records: list[Record] = [StateRecord(OWNER, str(number), b"")]
+        if number % 4 == 0:
+            records.append(TopicRecord(ledger_id, f"persistent://a/b/{ledger_id}", deleted=number % 16 == 0))
+        if number % 3 == 0:
+            records.append(SubscriptionRecord(subscription_id, 1 + subscription_id % 3, "s", number % 7))
+        if number % 2:
+            records.append(
+                AckRecord(subscription_id, number % 9, ((number + 20, number + 21),), reset=number % 11 == 0)
+            )
+            records.append(ProducerRecord(ledger_id, f"p{number % 2}", number))
         return [*records, CleanStopRecord()] if self.clean_stop else records
 
     def encode(self, *, compress: bool) -> EncodedGroup:
@@ -95,6 +117,8 @@ class Explorer:
     runs: int = 0
     faults: int = 0
     forgeries: int = 0
+    views: int = 0
+    """Crash states at which views from a checkpoint and the journal were held against views from the journal alone."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -328,6 +352,9 @@ class ProcessLife:
         disk = self.explorer.mutation.recover_disk(crashed)
         recover_and_check(disk, directory_id, self.expected, self.in_flight, checkpoint)
         crashed.after = None
+        if self.expected and self.chance.random() < 0.02:
+            self.explorer.views += 1
+            check_views(disk, directory_id, len(self.expected), self.chance)
         for disk_again in second:
             self.explorer.states += 1
             self.explorer.recovery_crashes += 1
@@ -377,6 +404,26 @@ def recover_and_check(
         assert sum(run.entries for run in runs) == sum(run.entries for run in group.entries.values())
     _check_entries(disk, recovered, groups)
     return recovered, len(groups)
+
+
+def check_views(disk: Disk, directory_id: bytes, acknowledged: int, chance: random.Random) -> None:
+    """Hold views made from a checkpoint and the journal behind it against views made from the journal alone."""
+    whole: list[tuple[JournalPosition, list[Run], list[Record]]] = []
+    recover(disk, DATA_DIR, directory_id, checkpoint=BEFORE_JOURNAL, on_group=lambda *group: whole.append(group))
+    checkpoint = whole[chance.randrange(acknowledged)][0]
+    behind: list[tuple[JournalPosition, list[Run], list[Record]]] = []
+    recover(disk, DATA_DIR, directory_id, checkpoint=checkpoint, on_group=lambda *group: behind.append(group))
+    dumps = []
+    for parts in ([whole], [[group for group in whole if group[0] <= checkpoint], behind]):
+        views = Views(None)
+        for part in parts:
+            fold = Fold(views.position)
+            for group in part:
+                fold.apply(*group)
+            views.apply(fold)
+        dumps.append(views.dump())
+        views.close()
+    assert dumps[0] == dumps[1], "the views depend on where the checkpoint was"
 
 
 def _check_entries(disk: Disk, recovered: Recovered, groups: list[Group]) -> None:

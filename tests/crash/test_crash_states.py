@@ -45,12 +45,14 @@ def test_log_keeps_what_it_acknowledged(part: int) -> None:
         raise
     print(
         f"seed {seed}: {explorer.states} crash states, {explorer.recovery_crashes} of them during recovery,"
-        f" {explorer.runs} process lives, {explorer.faults} device errors, {explorer.forgeries} forged groups"
+        f" {explorer.runs} process lives, {explorer.faults} device errors, {explorer.forgeries} forged groups,"
+        f" views compared at {explorer.views}"
     )
     assert explorer.states >= STATES // PARTS
     assert explorer.recovery_crashes
     assert explorer.faults
     assert explorer.forgeries
+    assert explorer.views
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
