@@ -267,12 +267,15 @@ def test_idle_daemon_loads_only_what_it_needs(tmp_path: Path) -> None:
 def test_files_name_no_machine_and_no_package_registry() -> None:
     """A clone works anywhere: no path of the machine it was made on, no address of where packages came from."""
     # Put together here, so that this file does not find itself.
-    slash = "/"
-    paths = "|".join(
-        (f"{slash}work{slash}", f"{slash}root{slash}", rf"{slash}home{slash}[a-z]+{slash}", f"{slash}opt{slash}wheels")
+    folders = "|".join("/" + name + "/" for name in ("work", "root", "home/[a-z]+", "opt/wheels"))
+    words = (
+        ("py", "pi\\.org"),
+        ("python", "hosted"),
+        ("--(extra-)?index", "-url"),
+        ("registry", "\\.npm"),
+        ("GO", "PROXY="),
     )
-    registries = "|".join(("pypi\\.org", "pythonhosted", "--(extra-)?index-url", "registry\\.npm", "GOPROXY="))
-    pattern = re.compile(f"{paths}|{registries}")
+    pattern = re.compile("|".join([folders, *("".join(pair) for pair in words)]))
     found = []
     for path in _tracked():
         try:
@@ -329,6 +332,14 @@ def test_configurations_that_are_shipped_are_accepted(path: Path) -> None:
     command = [sys.executable, "-m", "gateway.cli", "check", str(path)]
     outcome = subprocess.run(command, capture_output=True, check=False, env=environment())
     assert outcome.returncode == 0, outcome.stderr.decode()
+
+
+def test_documents_link_to_what_exists() -> None:
+    """A relative link in a document leads to a file of the repository."""
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
 
 
 def _console_lines() -> list[str]:

@@ -25,9 +25,21 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--for", "seconds", callback=_seconds, metavar="DURATION", help="End by itself, such as 30s.")
 @click.option("--json", "as_json", is_flag=True, help="No terminal view; the last line is one JSON object.")
 @click.option("--devices", type=click.IntRange(1, 200), default=6, show_default=True, help="Simulated thermometers.")
-@click.option("--rate", type=click.FloatRange(0.1, 1000), default=5.0, show_default=True, help="Readings a second each.")
-@click.option("--cloud-url", metavar="URL", help="Use the Pulsar at this service URL as the cloud, not a second gateway.")
-@click.option("--cloud-admin-url", metavar="URL", help="Its admin REST, to set up the demo's namespace.")
+@click.option(
+    "--rate", type=click.FloatRange(0.1, 1000), default=5.0, show_default=True, help="Readings a second each."
+)
+@click.option(
+    "--cloud-url",
+    envvar="HEADWATER_CLOUD_URL",
+    metavar="URL",
+    help="Use the Pulsar at this service URL as the cloud, not a second gateway.",
+)
+@click.option(
+    "--cloud-admin-url",
+    envvar="HEADWATER_CLOUD_ADMIN_URL",
+    metavar="URL",
+    help="Its admin REST, to set up the demo's namespace.",
+)
 def demo(
     seconds: float | None,
     as_json: bool,
