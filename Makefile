@@ -44,7 +44,7 @@ test: setup check
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 torture: setup
-	HEADWATER_TORTURE_HOURS=$(HOURS) $(BIN)/python -m pytest tests/crash -q -s
+	HEADWATER_TORTURE_HOURS=$(HOURS) $(BIN)/python -m pytest tests/crash -q -s --timeout 0
 
 bench: setup
 	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
