@@ -14,11 +14,16 @@ SECOND = 1_000 * MS
 """Nanoseconds in a second."""
 
 # Wire. Source: Pulsar's broker.conf (maxMessageSize) and Commands.java.
-MESSAGE_SIZE_MAX = 5 * MIB
-"""Bytes of metadata and payload of one entry; announced in CONNECTED."""
+ENTRY_SIZE_MAX = 5 * MIB
+"""Bytes of an entry. Apache Pulsar's default maxMessageSize, and hard there: the bookie behind a broker refuses an entry of exactly
+this size, and the broker then tries it for ever (seen with 4.0.8)."""
+ENTRY_EXTENSION_MAX = 8 * KIB
+"""Bytes kept free in every entry for what replication appends on the way to a broker with the same limit."""
+MESSAGE_SIZE_MAX = ENTRY_SIZE_MAX - ENTRY_EXTENSION_MAX
+"""Announced in CONNECTED: clients refuse or chunk what is larger."""
 FRAME_PADDING_MAX = 10 * KIB
-"""Bytes a frame may exceed MESSAGE_SIZE_MAX by: command, CRC, metadata."""
-FRAME_SIZE_MAX = MESSAGE_SIZE_MAX + FRAME_PADDING_MAX
+"""Bytes a frame may exceed ENTRY_SIZE_MAX by: sizes and command."""
+FRAME_SIZE_MAX = ENTRY_SIZE_MAX + FRAME_PADDING_MAX
 PROTOCOL_VERSION = 19
 """The newest that brings anything to an edge broker; 20 and 21 announce topic migration and AutoConsume."""
 KEEP_ALIVE_INTERVAL_NS = 30 * SECOND

@@ -31,12 +31,12 @@ from gateway.errors import (
     StorageUnavailable,
     TopicNotFound,
 )
-from gateway.limits import ACK_IDS_MAX, CONNECTION_WRITE_BUFFER_MAX, HANDLES_PER_CONNECTION_MAX, NAME_LENGTH_MAX
+from gateway.limits import ACK_IDS_MAX, CONNECTION_WRITE_BUFFER_MAX, ENTRY_SIZE_MAX, HANDLES_PER_CONNECTION_MAX, NAME_LENGTH_MAX
 from gateway.log import PendingGroup, StoredEntry
 from gateway.message import InitialPosition, Position, SubscriptionType
 from gateway.names import Domain, NamespaceName, TopicName
 from gateway.wire.commands import AccessMode, AckType, CommandType
-from gateway.wire.connection import Connection, Event
+from gateway.wire.connection import SERVER_NAME, Connection, Event
 from gateway.wire.entry import parse_metadata
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Session:
                 consumer.permits += command.messagePermits
                 consumer.subscription.wake()
             elif kind == CONNECT:
-                self.connection.connected(server_version=f"Headwater {__version__}")
+                self.connection.connected(server_version=f"{SERVER_NAME} {__version__}")
             else:
                 self._enqueue(kind, command)
 
@@ -225,6 +225,8 @@ class Session:
                 return
             raise ProtocolError("the peer sent an entry for a producer that it has not created")
         sequence_id = command.sequence_id
+        if entry is not None and len(entry) > ENTRY_SIZE_MAX:
+            raise ProtocolError(f"the peer sent an entry of {len(entry)} bytes")
         if entry is None:
             self._send_error(producer_id, sequence_id, ServerError.ChecksumError, "the checksum is wrong")
             return
@@ -403,7 +405,8 @@ class Session:
             if message_id.ledgerId != ledger_id:
                 continue
             acknowledge = subscription.acknowledge_cumulative if cumulative else subscription.acknowledge
-            acknowledge(message_id.entryId, message_id.ack_set, message_id.batch_size)
+            # Signed: who acknowledges up to the middle of the very first batch means everything before it, entry -1.
+            acknowledge(_position(message_id).entry_id, message_id.ack_set, message_id.batch_size)
         if command.HasField("request_id"):
             subscription.when_acks_durable(partial(self._acks_durable, command))
         if consumer.pending or not consumer.ready:

@@ -18,7 +18,7 @@ from gateway.log import PendingGroup
 from gateway.log.records import SubscriptionRecord
 from gateway.message import SubscriptionType
 from gateway.metadata.cursor import CursorState
-from gateway.wire.acks import mask_of_words
+from gateway.wire.acks import WORD_BITS, mask_of_words
 
 if TYPE_CHECKING:
     from gateway.broker.topic import Topic
@@ -108,11 +108,12 @@ class Subscription:
         """Acknowledge an entry, or the messages of its batch whose bits in `ack_set` are 0."""
         if not 0 <= entry_id < self.topic.durable_end:
             return
-        if ack_set and 0 < batch_size <= BATCH_MESSAGES_MAX:
-            whole = self.cursor.ack_batch(entry_id, batch_size, mask_of_words(ack_set, batch_size))
-        elif ack_set:
-            # Without a sane size a partial acknowledgement can't be kept; the client acknowledges the entry when it is through.
-            return
+        if ack_set:
+            # C++ clients leave the batch's size out: then the set's own words say how far it reaches.
+            size = batch_size if batch_size > 0 else len(ack_set) * WORD_BITS
+            if size > BATCH_MESSAGES_MAX:
+                return
+            whole = self.cursor.ack_batch(entry_id, size, mask_of_words(ack_set, size))
         else:
             self.cursor.ack(entry_id)
             whole = True
@@ -122,7 +123,7 @@ class Subscription:
 
     def acknowledge_cumulative(self, entry_id: int, ack_set: list[int] | None = None, batch_size: int = 0) -> None:
         """Acknowledge everything before an entry, and the entry itself unless `ack_set` keeps messages of it."""
-        if self.subscription_type not in (SubscriptionType.exclusive, SubscriptionType.failover):
+        if entry_id < 0 or self.subscription_type not in (SubscriptionType.exclusive, SubscriptionType.failover):
             return
         if ack_set:
             self.cursor.ack_cumulative(min(entry_id - 1, self.topic.durable_end - 1))

@@ -175,8 +175,8 @@ class RemoteProducer(Producer):
         self._drained.set()
 
     @property
-    def message_size_max(self) -> int:
-        return self._connection.message_size_max
+    def entry_size_max(self) -> int:
+        return self._connection.entry_size_max
 
     async def open(self, options: ProducerOptions) -> None:
         """Create it at the broker. Raises: BrokerError, ProtocolError."""

@@ -65,9 +65,9 @@ class RemoteConnection(asyncio.Protocol):
         """Why the connection is closed; None while it is open."""
 
     @property
-    def message_size_max(self) -> int:
+    def entry_size_max(self) -> int:
         """Bytes of an entry that the broker takes."""
-        return self._connection.message_size_max
+        return self._connection.entry_size_max
 
     async def introduce(self, *, token: str | None, proxy_to: str) -> None:
         """Do the handshake. Raises: BrokerError when refused, ProtocolError."""

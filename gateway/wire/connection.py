@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from gateway.errors import ProtocolError
 from gateway.limits import (
-    FRAME_PADDING_MAX,
+    ENTRY_EXTENSION_MAX,
+    ENTRY_SIZE_MAX,
     HANDSHAKE_TIMEOUT_NS,
     KEEP_ALIVE_INTERVAL_NS,
     MESSAGE_SIZE_MAX,
@@ -30,8 +31,8 @@ from gateway.wire.commands import (
 )
 from gateway.wire.frames import FrameSplitter, frame_command, frame_payload_command, make_entry
 
-CHECKSUM_PROTOCOL_VERSION = 6
-"""From this version on a peer expects checksums."""
+SERVER_NAME = "Headwater"
+"""How a gateway's server_version begins."""
 UNSIGNED = 2**64 - 1
 """Mask that turns -1 into what the wire carries for it."""
 
@@ -127,9 +128,11 @@ class Connection:
         self.protocol_version = 0
         """What both sides speak, known once open."""
         self.message_size_max = message_size_max
-        """Bytes of an entry; the client's side learns it from CONNECTED."""
+        """Bytes of a message that clients may send; the client's side learns it from CONNECTED."""
+        self.entry_size_max = ENTRY_SIZE_MAX
+        """Bytes of an entry that the broker's side can store."""
         self.close_reason = ""
-        self._splitter = FrameSplitter(message_size_max + FRAME_PADDING_MAX)
+        self._splitter = FrameSplitter()
         self._out: list[bytes] = []
         self._allowed = _MAY_RECEIVE[role, self.state]
         self._last_received_ns = now_ns
@@ -190,11 +193,14 @@ class Connection:
             elif kind == CommandType.CONNECTED:
                 self.protocol_version = min(body.protocol_version, PROTOCOL_VERSION)
                 self.message_size_max = body.max_message_size or MESSAGE_SIZE_MAX
+                # A gateway announces less than it takes, so that what comes from another gateway, extended on the way, fits.
+                ours = body.server_version.startswith(SERVER_NAME)
+                self.entry_size_max = self.message_size_max + (ENTRY_EXTENSION_MAX if ours else 0) - 1
                 self._open()
             events.append((kind, body, None))
             if kind == CommandType.CONNECT:
-                # What a client sends before it was answered is as wrong as a second CONNECT.
-                self._allowed = frozenset()
+                # A client may go on without waiting for CONNECTED, in the same bytes even; what it may not is to say CONNECT again.
+                self._allowed = _MAY_RECEIVE[self.role, State.open]
 
     # Time
 
@@ -316,8 +322,8 @@ class Connection:
 
     def send_entry(self, producer_id: int, sequence_id: int, entry: bytes, messages: int = 1) -> None:
         """Client: publish an entry. Raises: ProtocolError (local) where it is larger than the broker takes."""
-        if len(entry) > self.message_size_max:
-            raise ProtocolError(f"an entry of {len(entry)} bytes; the broker takes {self.message_size_max}", local=True)
+        if len(entry) > self.entry_size_max:
+            raise ProtocolError(f"an entry of {len(entry)} bytes; the broker takes {self.entry_size_max}", local=True)
         send = self._send.send
         send.producer_id = producer_id
         send.sequence_id = sequence_id
