@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.client.api import (
@@ -26,7 +26,7 @@ from gateway.errors import BrokerError, GatewayError, NotAllowed, ProtocolError
 from gateway.message import EARLIEST, LATEST, Entry, InitialPosition, MessageId, Position, SubscriptionType
 from gateway.names import TopicName
 from gateway.wire import commands
-from gateway.wire.acks import still_unacked
+from gateway.wire.acks import mask_of_words, still_unacked
 from gateway.wire.commands import AckType, CommandType
 from gateway.wire.connection import UNSIGNED
 from gateway.wire.entry import parse_metadata
@@ -117,7 +117,8 @@ class RemoteClient(Client):
         full_name = str(TopicName.parse(topic))
         await self._check_not_partitioned(full_name)
         options = ConsumerOptions(receiver_queue_size=receiver_queue_size)
-        name = f"reader-{next(_reader_numbers)}-{id(self):x}"
+        # Unique among all programs that read the topic.
+        name = f"reader-{secrets.token_hex(5)}"
         inbox = RemoteInbox(await self.lookup(full_name), full_name, name, options, start=start)
         await inbox.join()
         if since_ms is not None:
@@ -154,10 +155,9 @@ class RemoteClient(Client):
     async def _check_not_partitioned(self, topic: str) -> None:
         partitions = await self.partitions(topic)
         if partitions and TopicName.parse(topic).partition < 0:
-            raise NotAllowed(f"{topic} has {partitions} partitions", hint=f"use one of them, such as {topic}-partition-0")
-
-
-_reader_numbers = itertools.count()
+            raise NotAllowed(
+                f"{topic} has {partitions} partitions", hint=f"use one of them, such as {topic}-partition-0"
+            )
 
 
 class RemoteProducer(Producer):
@@ -169,6 +169,8 @@ class RemoteProducer(Producer):
         self.last_sequence_id = -1
         self._connection = connection
         self._producer_id = connection.add_producer(self)
+        self.on_close: Callable[[GatewayError], None] | None = None
+        """Called once when the broker or the loss of the connection ends the producer, also while nothing is under way."""
         self._waiting: deque[tuple[int, ReceiptCallback]] = deque()
         self._error: GatewayError | None = None
         self._drained = asyncio.Event()
@@ -176,7 +178,17 @@ class RemoteProducer(Producer):
 
     @property
     def entry_size_max(self) -> int:
+        """Bytes of an entry that the broker takes."""
         return self._connection.entry_size_max
+
+    @property
+    def writable(self) -> bool:
+        """Whether the socket takes more at the moment; what is published all the same is kept in memory."""
+        return self._connection.writable
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket takes more, or the connection is lost."""
+        await self._connection.wait_writable()
 
     async def open(self, options: ProducerOptions) -> None:
         """Create it at the broker. Raises: BrokerError, ProtocolError."""
@@ -190,8 +202,13 @@ class RemoteProducer(Producer):
             command.metadata.add(key=key, value=value)
         try:
             answer = await self._connection.request(CommandType.PRODUCER, command)
-        except BaseException:
+        except BrokerError:
             self._connection.forget(self._producer_id)
+            raise
+        except BaseException:
+            # Given up before it was answered: the broker may hold the name for it.
+            self._connection.forget(self._producer_id)
+            self._connection.request_unheard(CommandType.CLOSE_PRODUCER, self._close_command())
             raise
         self.name = answer.producer_name
         self.last_sequence_id = answer.last_sequence_id
@@ -230,14 +247,26 @@ class RemoteProducer(Producer):
     async def close(self) -> None:
         if self._error is None:
             await self.flush()
-            close = commands.CommandCloseProducer(producer_id=self._producer_id, request_id=0)
-            try:
-                await self._connection.request(CommandType.CLOSE_PRODUCER, close)
-            except ProtocolError:
-                # Closed with the connection: that is what was asked for.
-                pass
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Let go of the name without waiting for receipts: what is under way fails, though the broker may store it.
+
+        Raises: ProtocolError where the broker does not answer, so that the name may still be taken on this connection.
+        """
+        if self._error is None:
+            self._end(ProtocolError("the producer is closed"), told=False)
+            if self._connection.error is None:
+                try:
+                    await self._connection.request(CommandType.CLOSE_PRODUCER, self._close_command())
+                except ProtocolError:
+                    if self._connection.error is None:
+                        raise
+                    # Closed with the connection: that is what was asked for.
         self._connection.forget(self._producer_id)
-        self._end(ProtocolError("the producer is closed"))
+
+    def _close_command(self) -> Any:
+        return commands.CommandCloseProducer(producer_id=self._producer_id, request_id=0)
 
     # ProducerSink
 
@@ -265,10 +294,12 @@ class RemoteProducer(Producer):
     def closed(self, error: GatewayError) -> None:
         self._end(error)
 
-    def _end(self, error: GatewayError) -> None:
+    def _end(self, error: GatewayError, *, told: bool = True) -> None:
         if self._error is not None:
             return
         self._error = error
+        if told and self.on_close is not None:
+            self.on_close(error)
         waiting, self._waiting = self._waiting, deque()
         for sequence_id, on_receipt in waiting:
             on_receipt(sequence_id, EARLIEST, error)
@@ -343,7 +374,7 @@ class RemoteInbox:
 
     def _pop(self) -> ReceivedEntry:
         received = self._queue.popleft()
-        self._taken += received.entry.messages
+        self._taken += _charged(received)
         if self._taken * 2 >= self._options.receiver_queue_size:
             self._flow(self._taken)
             self._taken = 0
@@ -359,9 +390,7 @@ class RemoteInbox:
         wire_id = command.message_id.add(ledgerId=message_id.ledger_id, entryId=message_id.entry_id)
         if message_id.batch_index >= 0 and message_id.batch_size > 1:
             cumulative = kind is AckType.cumulative
-            wire_id.ack_set.extend(
-                still_unacked(message_id.batch_index, message_id.batch_size, cumulative=cumulative)
-            )
+            wire_id.ack_set.extend(still_unacked(message_id.batch_index, message_id.batch_size, cumulative=cumulative))
             wire_id.batch_size = message_id.batch_size
         self.connection.send(CommandType.ACK, command)
 
@@ -408,7 +437,7 @@ class RemoteInbox:
 
     def _give_back(self) -> None:
         """Drop what was not taken: it is delivered again, and was charged for."""
-        self._taken += sum(received.entry.messages for received in self._queue)
+        self._taken += sum(map(_charged, self._queue))
         self._queue.clear()
         self._flow(self._taken)
         self._taken = 0
@@ -508,6 +537,12 @@ class RemoteReader(Reader):
 
     async def close(self) -> None:
         await self.inbox.close()
+
+
+def _charged(received: ReceivedEntry) -> int:
+    """The permits that an entry has used: its messages that are still to be delivered."""
+    messages = received.entry.messages
+    return mask_of_words(received.ack_set, messages).bit_count() if received.ack_set else messages
 
 
 def _message_id(wire_id: Any) -> MessageId:

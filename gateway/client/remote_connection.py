@@ -21,6 +21,8 @@ from gateway.wire.commands import CommandType
 from gateway.wire.connection import Connection, Role, State
 
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+"""How long closing waits for the peer to take what was written."""
 REQUEST_TIMEOUT_S = 30.0
 """How long an answer may take. Source: the clients' operation time-out."""
 DEFAULT_PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
@@ -61,6 +63,8 @@ class RemoteConnection(asyncio.Protocol):
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._lost = asyncio.Event()
+        self._may_write = asyncio.Event()
+        self._may_write.set()
         self.error: GatewayError | None = None
         """Why the connection is closed; None while it is open."""
 
@@ -99,6 +103,20 @@ class RemoteConnection(asyncio.Protocol):
         finally:
             self._requests.pop(request_id, None)
 
+    def request_unheard(self, kind: CommandType, body: Any) -> None:
+        """Send a command that has a request id, and let its answer be dropped."""
+        body.request_id = next(self._request_ids)
+        self.send(kind, body)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the socket takes more at the moment."""
+        return self._may_write.is_set()
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket takes more, or the connection is lost."""
+        await self._may_write.wait()
+
     def send(self, kind: CommandType, body: Any) -> None:
         """Send a command that has no answer."""
         if self.error is None:
@@ -131,7 +149,12 @@ class RemoteConnection(asyncio.Protocol):
         """Close the connection."""
         self._fail(ProtocolError("the connection was closed by this side"))
         if self._transport is not None:
-            await self._lost.wait()
+            try:
+                await asyncio.wait_for(self._lost.wait(), CLOSE_TIMEOUT_S)
+            except TimeoutError:
+                # The peer takes nothing: what was to be written to it is dropped.
+                self._transport.abort()
+                await self._lost.wait()
 
     # asyncio.Protocol
 
@@ -150,6 +173,12 @@ class RemoteConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._fail(ProtocolError(f"the connection was lost: {error or 'the broker closed it'}"))
         self._lost.set()
+
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
 
     def _received(self, kind: int, command: Any, entry: bytes | None) -> None:
         if kind == CommandType.SEND_RECEIPT:
@@ -248,8 +277,11 @@ class RemoteConnection(asyncio.Protocol):
         if self._transport is not None:
             self._flush()
             self._transport.close()
+        self._may_write.set()
         if not self._opened.done():
             self._opened.set_exception(error)
+            # Where nobody waits for it, `error` tells.
+            self._opened.exception()
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(error)
@@ -269,7 +301,11 @@ async def open_connection(
     url: str, *, token: str | None, trust_certs_file: str | None, proxy_to: str = ""
 ) -> RemoteConnection:
     """Connect to `pulsar://HOST:PORT` or `pulsar+ssl://HOST:PORT`. Raises: ProtocolError, BrokerError when refused."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         raise ProtocolError(
             f"'{url}' is not a service URL", local=True, hint="write pulsar://HOST:6650 or pulsar+ssl://HOST:6651"
@@ -283,7 +319,7 @@ async def open_connection(
     try:
         _, connection = await asyncio.wait_for(
             asyncio.get_running_loop().create_connection(
-                RemoteConnection, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme], ssl=tls
+                RemoteConnection, parts.hostname, port or DEFAULT_PORTS[parts.scheme], ssl=tls
             ),
             CONNECT_TIMEOUT_S,
         )

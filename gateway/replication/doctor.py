@@ -76,7 +76,9 @@ async def examine(settings: ReplicationSettings, edge_topics: Iterable[str]) -> 
     try:
         remote = await connect(settings)
     except GatewayError as error:
-        findings.append(Finding("reachable", False, str(error), error.hint or "check service_url, the network and the token"))
+        findings.append(
+            Finding("reachable", False, str(error), error.hint or "check service_url, the network and the token")
+        )
     else:
         findings.append(Finding("reachable", True, settings.service_url))
         findings += await _namespaces(settings, topics)
@@ -89,7 +91,9 @@ async def _namespaces(settings: ReplicationSettings, topics: list[str]) -> list[
     if not settings.admin_url:
         return [
             Finding(
-                "namespace", None, "deduplication, retention and TTL can't be seen over Pulsar's protocol",
+                "namespace",
+                None,
+                "deduplication, retention and TTL can't be seen over Pulsar's protocol",
                 "set admin_url (a gateway as the cloud needs none: it deduplicates named producers and keeps everything)",
             )
         ]
@@ -111,7 +115,9 @@ async def _namespaces(settings: ReplicationSettings, topics: list[str]) -> list[
 async def _namespace(administration: Administration, namespace: str) -> list[Finding]:
     status, _ = await administration.ask("GET", f"/namespaces/{namespace}")
     if status in (401, 403):
-        return [Finding(f"namespace {namespace}", None, "the token may not see it", "give it the right, or ask its owner")]
+        return [
+            Finding(f"namespace {namespace}", None, "the token may not see it", "give it the right, or ask its owner")
+        ]
     created = ""
     if status == 404:
         tenant = namespace.split("/")[0]
@@ -120,7 +126,9 @@ async def _namespace(administration: Administration, namespace: str) -> list[Fin
         status, _ = await administration.ask("PUT", f"/namespaces/{namespace}", {})
         if status >= 300:
             fix = f"pulsar-admin namespaces create {namespace}"
-            return [Finding(f"namespace {namespace}", False, f"does not exist and can't be created (HTTP {status})", fix)]
+            return [
+                Finding(f"namespace {namespace}", False, f"does not exist and can't be created (HTTP {status})", fix)
+            ]
         created = ", created now"
     findings = [Finding(f"namespace {namespace}", True, f"exists{created}")]
     findings.append(await _deduplication(administration, namespace))
@@ -148,7 +156,9 @@ async def _deduplication(administration: Administration, namespace: str) -> Find
     if status < 300:
         return Finding(check, True, "on, set now")
     return Finding(
-        check, False, f"not on, and can't be set (HTTP {status}): what is sent again is stored twice",
+        check,
+        False,
+        f"not on, and can't be set (HTTP {status}): what is sent again is stored twice",
         f"pulsar-admin namespaces set-deduplication {namespace} --enable",
     )
 
@@ -165,7 +175,9 @@ async def _retention(administration: Administration, namespace: str) -> Finding:
     if status < 300:
         return Finding(check, True, f"{RETENTION_MINUTES_MIN} minutes, set now")
     return Finding(
-        check, False, f"none, and can't be set (HTTP {status}): what nobody has subscribed to is deleted at once",
+        check,
+        False,
+        f"none, and can't be set (HTTP {status}): what nobody has subscribed to is deleted at once",
         f"pulsar-admin namespaces set-retention {namespace} --time 30d --size -1",
     )
 
@@ -173,14 +185,20 @@ async def _retention(administration: Administration, namespace: str) -> Finding:
 async def _inactivity(administration: Administration) -> Finding:
     check = "producers are remembered"
     status, configuration = await administration.ask("GET", "/brokers/configuration/runtime")
-    value = configuration.get("brokerDeduplicationProducerInactivityTimeoutMinutes") if isinstance(configuration, dict) else None
+    value = (
+        configuration.get("brokerDeduplicationProducerInactivityTimeoutMinutes")
+        if isinstance(configuration, dict)
+        else None
+    )
     if value is None:
         return Finding(check, None, f"the broker's configuration can't be seen (HTTP {status})")
     minutes = int(value)
     if minutes >= OUTAGE_MINUTES:
         return Finding(check, True, f"for {minutes} minutes")
     return Finding(
-        check, False, f"for {minutes} minutes: after a longer outage the remote tail is read to find what it holds",
+        check,
+        False,
+        f"for {minutes} minutes: after a longer outage the remote tail is read to find what it holds",
         f"brokerDeduplicationProducerInactivityTimeoutMinutes={OUTAGE_MINUTES} in the broker's configuration",
     )
 
@@ -203,7 +221,9 @@ async def _rights(remote: RemoteClient, settings: ReplicationSettings, topics: l
     except BrokerError as error:
         findings.append(
             Finding(
-                "right to consume", False, str(error),
+                "right to consume",
+                False,
+                str(error),
                 "without it doubled or lost entries can't be found out after an accident, only announced",
             )
         )

@@ -22,7 +22,7 @@ class Backoff:
         self._failures = 0
 
     async def pause(self) -> None:
-        """Wait as long as it is the turn of."""
+        """Wait, longer each time until something succeeded."""
         pause_ns = min(BACKOFF_MIN_NS * 2 ** min(self._failures, 20), BACKOFF_MAX_NS)
         self._failures += 1
         await asyncio.sleep(pause_ns / SECOND * random.uniform(0.5, 1.0))
@@ -47,6 +47,8 @@ class Link:
         async with self._connecting:
             while not self.connected:
                 try:
+                    # What is left of the last client, such as connections to other brokers of the cluster.
+                    await self.close()
                     self._client = await connect(self._settings)
                     self._backoff.succeeded()
                     self.last_error = ""
@@ -57,8 +59,10 @@ class Link:
             return self._client
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        """Close the connection; who asks next makes a new one."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
 
 async def connect(settings: ReplicationSettings) -> RemoteClient:

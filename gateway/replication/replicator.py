@@ -13,6 +13,8 @@ from gateway.replication.topic import TopicReplication
 
 WATCH_INTERVAL_S = 1.0
 """How soon a new topic is found."""
+NOTHING = -1
+"""Start bound of a ledger that did not exist at the start."""
 
 
 class Replicator:
@@ -34,7 +36,10 @@ class Replicator:
         await self._state.load()
         bounds: dict[str, str | None] = {}
         for info in await self._list():
-            if self._state.progress(info.ledger_id).bound is None:
+            if not self._state.knows(info.ledger_id):
+                # Made since the last start and never noted: nothing of it was here then.
+                bounds[f"{info.ledger_id}/bound"] = str(NOTHING)
+            elif self._state.progress(info.ledger_id).bound is None:
                 bounds[f"{info.ledger_id}/bound"] = str(info.last_entry_id)
         if bounds:
             await self._state.put(bounds)
@@ -44,8 +49,8 @@ class Replicator:
         try:
             while True:
                 for info in await self._list():
-                    topic = self._topics.get(info.ledger_id) or self._start(info)
-                    topic.last_entry_id = max(topic.last_entry_id, info.last_entry_id)
+                    topic = self._topics.get(info.ledger_id) or await self._start(info)
+                    topic.heard_of(info.last_entry_id)
                 for task in self._tasks:
                     if task.done():
                         task.result()
@@ -59,11 +64,11 @@ class Replicator:
     async def _list(self) -> list[TopicInfo]:
         return [info for namespace in self.settings.namespaces for info in await self._client.topics(namespace)]
 
-    def _start(self, info: TopicInfo) -> TopicReplication:
+    async def _start(self, info: TopicInfo) -> TopicReplication:
+        if not self._state.knows(info.ledger_id):
+            # Noted before anything of it is sent: after a further start nobody could tell when it was made.
+            await self._state.put({f"{info.ledger_id}/bound": str(NOTHING)})
         progress = self._state.progress(info.ledger_id)
-        if progress.bound is None:
-            # Made after the start: this data directory held nothing of it then.
-            progress.bound = -1
         topic = TopicReplication(
             topic=info.name,
             ledger_id=info.ledger_id,

@@ -47,7 +47,9 @@ def fill_template(template: str, name: TopicName, gateway_id: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise ValueError(f"'{{{match[1]}}}' is no placeholder; there are {', '.join(f'{{{p}}}' for p in PLACEHOLDERS)}")
+            raise ValueError(
+                f"'{{{match[1]}}}' is no placeholder; there are {', '.join(f'{{{p}}}' for p in PLACEHOLDERS)}"
+            )
         return values[match[1]]
 
     return _PLACEHOLDER.sub(fill, template)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Iterable
 
 from gateway.client.api import Reader
 from gateway.client.remote import RemoteClient
-from gateway.errors import BrokerError, ServerError
-from gateway.message import Entry
+from gateway.errors import BrokerError, ProtocolError, ServerError
+from gateway.message import EARLIEST, Entry
 from gateway.wire.entry import parse_metadata
 
 TAIL_ENTRIES_MAX = 200_000
@@ -22,39 +23,50 @@ class TailUnreadable(Exception):
     """There is no right to consume, or the tail is longer than the bounds."""
 
 
-async def read_tail(remote: RemoteClient, topic: str, names: set[str], *, since_ms: int) -> set[int]:
-    """The sequence ids that the remote holds under `names`, among what was published since `since_ms`.
+Tail = dict[str, set[int]]
+"""The sequence ids held, by producer name."""
+
+
+async def read_tail(remote: RemoteClient, topic: str, names: Collection[str], *, since_ms: int | None) -> Tail:
+    """What the remote holds under `names`, among what was published since `since_ms`; None: from its beginning.
 
     Raises: TailUnreadable, ProtocolError, BrokerError.
     """
     try:
-        reader = await remote.create_reader(topic, since_ms=max(0, since_ms - TIME_MARGIN_MS))
+        since = None if since_ms is None else max(0, since_ms - TIME_MARGIN_MS)
+        reader = await remote.create_reader(topic, EARLIEST, since_ms=since)
     except BrokerError as error:
         if error.code in (ServerError.AuthorizationError, ServerError.AuthenticationError):
-            raise TailUnreadable(f"no right to read {topic}: {error}") from error
+            raise TailUnreadable(f"there is no right to read it ({error})") from error
         raise
     try:
         return await asyncio.wait_for(_collect(reader, names), TAIL_TIMEOUT_S)
     except TimeoutError:
-        raise TailUnreadable(f"{topic} was not read to its end within {TAIL_TIMEOUT_S:.0f} s") from None
+        raise TailUnreadable(f"it was not read to its end within {TAIL_TIMEOUT_S:.0f} s") from None
     finally:
         await reader.close()
 
 
-async def _collect(reader: Reader, names: set[str]) -> set[int]:
-    found: set[int] = set()
+async def _collect(reader: Reader, names: Collection[str]) -> Tail:
+    found: Tail = {name: set() for name in names}
     seen = 0
     while await reader.has_entry_available():
         for received in await reader.read_entries(READ_ENTRIES):
             metadata = parse_metadata(received.entry.data)
-            if metadata.producer_name in names:
-                found.add(metadata.sequence_id)
+            if metadata.producer_name in found:
+                found[metadata.producer_name].add(metadata.sequence_id)
             seen += 1
         if seen > TAIL_ENTRIES_MAX:
-            raise TailUnreadable(f"{reader.topic} has more than {TAIL_ENTRIES_MAX} entries in the time in question")
+            raise TailUnreadable(f"more than {TAIL_ENTRIES_MAX} entries would have to be read")
     return found
 
 
-def earliest_publish_time_ms(entries: list[Entry]) -> int:
-    """The least publish time of entries; 0: there are none."""
-    return min((parse_metadata(entry.data).publish_time for entry in entries), default=0)
+def earliest_publish_time_ms(entries: Iterable[Entry]) -> int | None:
+    """The least publish time of entries; None: there are none."""
+    times = []
+    for entry in entries:
+        try:
+            times.append(parse_metadata(entry.data).publish_time)
+        except ProtocolError:
+            continue
+    return min(times, default=None)
