@@ -58,7 +58,7 @@ def test_tail_gives_a_program_one_json_object_a_line(gateway: RunningGateway) ->
 
 
 def test_produce_sends_each_line_of_standard_input_in_order(gateway: RunningGateway) -> None:
-    """Lines become messages in their order, also across the ends of what is read at once; the last needs no line end."""
+    """Lines become messages in order, also across the ends of what is read at once; the last needs no line end."""
     lines = [f"line {number} {'.' * 90}".encode() for number in range(2_500)]
     produced = gateway("produce", "lines", "--json", stdin=b"\n".join(lines))
     assert json.loads(produced.stdout)["messages"] == 2_500
