@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from gateway.clock import Clock
 from gateway.errors import LogError, LogFailed, LogFull
@@ -41,6 +42,9 @@ RESERVE_BYTES = 1 * MIB
 """Room that entries leave to acks, catalogue and shutdown: a full log must still be able to say what was consumed."""
 GROUP_OVERHEAD_BYTES = 16 * KIB
 """What a group takes beside its raw bytes, at most: header, frame table, padding."""
+
+
+Argument = TypeVar("Argument")
 
 
 class JournalState(StrEnum):
@@ -253,8 +257,7 @@ class Journal:
         if self._rider_timer is not None:
             self._rider_timer.cancel()
             self._rider_timer = None
-        for rider in riders:
-            rider(pending)
+        self._call(riders, pending)
         self._pending = None
         self._deadline = None
         if pending.empty:
@@ -318,8 +321,7 @@ class Journal:
             sealed.runs,
             sealed.clock,
         )
-        for listener in self._commit_listeners:
-            listener(group)
+        self._call(self._commit_listeners, group)
 
     def _fail(self, error: LogFailed) -> None:
         self._set_state(JournalState.failed)
@@ -344,10 +346,10 @@ class Journal:
         for listener in self._state_listeners:
             listener(state)
 
-    def _call(self, waiters: list[Callable[[LogError | None], None]], error: LogError | None) -> None:
-        for waiter in waiters:
+    def _call(self, callbacks: list[Callable[[Argument], None]], argument: Argument) -> None:
+        for callback in callbacks:
             try:
-                waiter(error)
+                callback(argument)
             except Exception as bug:
                 # One caller's mistake must not keep the receipts of the others; the loop's handler reports it.
                 self._loop.call_exception_handler({"message": "a callback of a commit failed", "exception": bug})

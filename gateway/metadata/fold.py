@@ -22,6 +22,9 @@ from gateway.log.records import (
 )
 from gateway.metadata.cursor import CursorState
 
+RECORD_WEIGHT = 400
+"""Bytes of memory that a record leaves in a fold, names and dictionaries included; a state record's value comes on top."""
+
 
 class CursorChange:
     """Acknowledgements to add to a cursor, or to replace it with."""
@@ -50,8 +53,8 @@ class Fold:
         self.position = position
         """Of the last group that was applied; at first, where the fold begins."""
         self.groups = 0
-        self.bytes = 0
-        """Of journal, padding included."""
+        self.weight = 0
+        """Bytes of memory, roughly; an upper bound, because what replaces something counts again."""
         self.topics: dict[str, TopicRecord] = {}
         """By name; a deleted one says so."""
         self.deleted_ledgers: set[int] = set()
@@ -76,19 +79,20 @@ class Fold:
         """No group was applied."""
         return not self.groups
 
-    def apply(self, position: JournalPosition, runs: Iterable[Run], records: Iterable[Record], size: int = 0) -> None:
-        """Add a group of `size` journal bytes: its records in order, then its entries."""
+    def apply(self, position: JournalPosition, runs: Iterable[Run], records: Iterable[Record]) -> None:
+        """Add a group: its records in order, then its entries."""
         assert position > self.position, "groups are folded in the order of the journal"
         self.position = position
         self.groups += 1
-        self.bytes += size
         for record in records:
+            self.weight += RECORD_WEIGHT
             if isinstance(record, AckRecord):
                 self._ack(record)
             elif isinstance(record, ProducerRecord):
                 self.producers[record.ledger_id, record.name] = (record.last_sequence_id, record.epoch)
             elif isinstance(record, StateRecord):
                 self.state[record.owner, record.key] = record.value
+                self.weight += len(record.value or b"")
             elif isinstance(record, SubscriptionRecord):
                 self._subscription(record)
             elif isinstance(record, TopicRecord):
@@ -120,7 +124,7 @@ class Fold:
         self.subscription_id_max = max(self.subscription_id_max, later.subscription_id_max)
         self.position = max(self.position, later.position)
         self.groups += later.groups
-        self.bytes += later.bytes
+        self.weight += later.weight
 
     def _ack(self, record: AckRecord) -> None:
         change = self.cursors.get(record.subscription_id)

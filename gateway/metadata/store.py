@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import LogError
-from gateway.limits import REPLAY_SIZE_MAX
+from gateway.limits import MIB, REPLAY_SIZE_MAX
 from gateway.log.groups import CommittedGroup
 from gateway.log.positions import JournalPosition
 from gateway.metadata.fold import Fold
@@ -28,6 +28,8 @@ from gateway.metadata.views import Views
 logger = logging.getLogger(__name__)
 
 DAMAGED_SUFFIX = ".damaged"
+FOLD_WEIGHT_MAX = 2 * MIB
+"""Bytes of memory that changes may take before they are brought into the database without being asked for."""
 SIDE_FILES = ("-wal", "-shm")
 """What SQLite keeps beside a database."""
 
@@ -50,7 +52,8 @@ class Metadata:
         self._flushing = asyncio.Lock()
         """Folds go in one at a time, in order."""
         self._bytes_since_checkpoint = 0
-        self._checkpointing: asyncio.Task[None] | None = None
+        self._working: asyncio.Task[None] | None = None
+        """A checkpoint or a flush that nobody waits for but `close`."""
         self.position_at_open = self._pending.position
         """Of the views when they were opened: recovery replays from here."""
 
@@ -77,13 +80,13 @@ class Metadata:
         )
 
     def add(self, group: CommittedGroup) -> None:
-        """Fold a durable group; starts a checkpoint when one is due."""
+        """Fold a durable group; starts a checkpoint when one is due, and a flush when much is pending."""
         self._pending.apply(group.position, group.runs, group.records)
         self._bytes_since_checkpoint += group.stored_bytes
-        if self._bytes_since_checkpoint >= REPLAY_SIZE_MAX and (
-            self._checkpointing is None or self._checkpointing.done()
-        ):
-            self._checkpointing = asyncio.get_running_loop().create_task(self._checkpoint_in_background())
+        due = self._bytes_since_checkpoint >= REPLAY_SIZE_MAX
+        if (due or self._pending.weight >= FOLD_WEIGHT_MAX) and (self._working is None or self._working.done()):
+            work = self.checkpoint() if due else self._flush(durable=False)
+            self._working = asyncio.get_running_loop().create_task(self._in_background(work))
 
     async def load_topic(self, name: str) -> TopicState | None:
         """Everything durable about one topic. The cursors are the caller's. Raises: LogError."""
@@ -111,8 +114,8 @@ class Metadata:
 
     async def close(self) -> None:
         """Let go of the database; what is not in it is in the journal."""
-        if self._checkpointing is not None:
-            await asyncio.wait([self._checkpointing])
+        if self._working is not None:
+            await asyncio.wait([self._working])
         if self._views is not None:
             await self._run(self._opened.close)
         self._pool.shutdown()
@@ -122,12 +125,12 @@ class Metadata:
         assert self._views is not None, "the views are open"
         return self._views
 
-    async def _checkpoint_in_background(self) -> None:
+    async def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self.checkpoint()
+            await work
         except LogError as error:
-            # Nothing is lost: the journal keeps what the views lack, and the next 16 MiB bring the next attempt.
-            logger.error("no checkpoint of the views: %s", error)
+            # Nothing is lost: the journal keeps what the views lack, and what comes next brings the next attempt.
+            logger.error("%s", error)
 
     async def _read(self, read: Callable[[Views], Result]) -> Result:
         await self._flush(durable=False)

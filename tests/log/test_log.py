@@ -240,7 +240,7 @@ async def test_checkpoint_is_made_while_the_journal_grows(log: Log, monkeypatch:
     data = random.Random(1).randbytes(100_000)
     for index in range(6):
         await append(log, 1, index, [data])
-    task = log.metadata._checkpointing
+    task = log.metadata._working
     assert task is not None
     await task
     assert log.metadata._opened.position.group_number >= 2

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import LogDamaged
 from gateway.log.directory import IDENTITY_NAME, journal_directory, torn_directory
-from gateway.log.format import SEGMENT_MAGIC
+from gateway.log.format import SEGMENT_MAGIC, GroupHeader, encode_group_header
 from gateway.log.positions import JournalPosition, Run
 from gateway.log.records import CleanStopRecord, StateRecord
 from gateway.log.segment import slot_name
@@ -276,3 +276,49 @@ def test_recovery_survives_a_torn_header_over_an_older_life_of_the_file(core: Co
     core.disk = image
     core.start()
     assert core.replayed == [(JournalPosition(0, 0), 1)]
+
+
+def test_recovery_survives_a_torn_clearing_of_a_file_whose_header_was_never_synced(core: Core) -> None:
+    """Bytes of an older life that come up while a file is cleared are not taken for groups of a lost segment.
+
+    The header write was cut short by an error, so the page cache shows a header that the medium need not hold.
+    """
+    core.start()
+    core.append(b"x" * 20 * ALIGN)
+    left = [True]
+
+    def short(number: int, name: str) -> int | None:
+        if name == "write" and left:
+            left.clear()
+            return 512
+        return None
+
+    core.disk.fail = short
+    core.append(b"x" * 20 * ALIGN)
+    core.disk.fail = None
+    core.kill()
+    core.start()
+    path = journal_directory(DATA_DIR) / slot_name(1)
+    foreign, _ = encode_group_header(GroupHeader(b"s" * 16, 2, 0, 128, 0, 0, bytes(16), 0, 0, 0, 0, 0, 0))
+    images: list[SimulatedDisk] = []
+
+    def cut(name: str, written: Path | None) -> None:
+        file = core.disk.files[core.disk.names[path]]
+        if name == "write" and file.pending and not images:
+            image = core.disk.killed(core.disk.chance)
+            torn = image.files[image.names[path]]
+            for offset, data in torn.pending:
+                page = bytearray(b"\xaa" * len(data))
+                if len(data) > 8 * ALIGN:
+                    page[7 * ALIGN : 7 * ALIGN + len(foreign)] = foreign
+                torn.durable.extend(bytes(max(offset + len(data) - len(torn.durable), 0)))
+                torn.durable[offset : offset + len(data)] = page
+            torn.pending.clear()
+            image.forget(image.open(path))
+            images.append(image)
+
+    core.disk.after = cut
+    core.append(b"two")
+    core.disk = images[0]
+    core.start()
+    assert len(core.replayed) == 2
