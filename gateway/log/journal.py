@@ -16,7 +16,7 @@ It never touches a file and never blocks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -346,7 +346,7 @@ class Journal:
         for listener in self._state_listeners:
             listener(state)
 
-    def _call(self, callbacks: list[Callable[[Argument], None]], argument: Argument) -> None:
+    def _call(self, callbacks: Sequence[Callable[[Argument], None]], argument: Argument) -> None:
         for callback in callbacks:
             try:
                 callback(argument)

@@ -316,10 +316,12 @@ class SegmentWriter:
         """Zero where a file that was a segment once may hold its first groups. Raises: OSError.
 
         Durable before the new header is written, which may tear: a file with groups and no header counts as damaged.
-        The old header's page isn't touched yet, for the same reason.
+        For the same reason the old header's page isn't touched yet, and is synced first, because a killed process may
+        have left it in the page cache only.
         """
         header = read_segment_header(self._disk, handle)
         if header is not None:
+            self._disk.sync(handle)
             size = min(ALIGN_MAX, self._segment_bytes - header.align)
             self._write(handle, bytes(size), header.align)
 

@@ -23,7 +23,7 @@ from gateway.log.records import (
 from gateway.metadata.cursor import CursorState
 
 RECORD_WEIGHT = 400
-"""Bytes of memory that a record leaves in a fold, names and dictionaries included; a state record's value comes on top."""
+"""Bytes of memory that a record leaves in a fold, with names and dictionaries; a state record's value comes on top."""
 
 
 class CursorChange:
