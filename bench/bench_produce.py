@@ -26,7 +26,11 @@ def main() -> None:
     options = arguments(__doc__ or "")
     scale = 10 if options.quick else 1
     title("durable produce, 100-byte messages")
-    with scratch() as folder, PulsarRig(Path(folder) / "pulsar") as pulsar, GatewayRig(Path(folder) / "gateway") as gateway:
+    with (
+        scratch() as folder,
+        PulsarRig(Path(folder) / "pulsar") as pulsar,
+        GatewayRig(Path(folder) / "gateway") as gateway,
+    ):
         warm(pulsar.service_url, 200_000 // scale)
         warm(gateway.service_url, 20_000 // scale)
         idle = memory_mib(gateway.pid), memory_mib(pulsar.pid)
@@ -44,7 +48,18 @@ def main() -> None:
                 theirs.append(measure(pulsar.pid, count, lambda: work(pulsar.service_url, count)))
             rows.append(row(name, ours, theirs))
         table(
-            ["load", "CPU µs", "Pulsar's", "ratio", "cores", "messages/s", "Pulsar's", "ratio", "device B/message", "Pulsar's"],
+            [
+                "load",
+                "CPU µs",
+                "Pulsar's",
+                "ratio",
+                "cores",
+                "messages/s",
+                "Pulsar's",
+                "ratio",
+                "device B/message",
+                "Pulsar's",
+            ],
             rows,
         )
         ours_mib, theirs_mib = memory_mib(gateway.pid, "VmHWM"), memory_mib(pulsar.pid, "VmHWM")
@@ -99,9 +114,7 @@ def _send_async(service_url: str, messages: int, **options: Any) -> None:
         done.release()
 
     with official.client(service_url) as client:
-        producer = client.create_producer(
-            next(_topics), max_pending_messages=1000, block_if_queue_full=True, **options
-        )
+        producer = client.create_producer(next(_topics), max_pending_messages=1000, block_if_queue_full=True, **options)
         for _ in range(messages):
             producer.send_async(PAYLOAD, sent)
         producer.flush()

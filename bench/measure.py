@@ -74,7 +74,11 @@ def median(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:
 def title(text: str) -> None:
     """The bench, the day and the machine."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     print(f"# {text}")
@@ -89,5 +93,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     cells = [[f"{cell:,.2f}" if isinstance(cell, float) else f"{cell}" for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(head), *cells]) for column in range(len(head))]
     for line in [list(head), *cells]:
-        print("  ".join(part.rjust(width) if column else part.ljust(width) for column, (part, width) in enumerate(zip(line, widths, strict=True))))
+        print(
+            "  ".join(
+                part.rjust(width) if column else part.ljust(width)
+                for column, (part, width) in enumerate(zip(line, widths, strict=True))
+            )
+        )
     print(flush=True)

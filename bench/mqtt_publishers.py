@@ -31,7 +31,13 @@ class Publishers:
     """So many connections to one broker."""
 
     def __init__(
-        self, port: int, *, connections: int = 16, in_flight: int = 100, payload_bytes: int = 100, topic: str = "bench/{n}/temp"
+        self,
+        port: int,
+        *,
+        connections: int = 16,
+        in_flight: int = 100,
+        payload_bytes: int = 100,
+        topic: str = "bench/{n}/temp",
     ) -> None:
         self._in_flight = in_flight
         self._publishers = []
@@ -82,9 +88,7 @@ class Publishers:
 
     def _fill(self, publisher: _Publisher) -> None:
         parts = [publisher.backlog] if publisher.backlog else []
-        while (
-            publisher.sent < publisher.to_send and publisher.sent - publisher.acknowledged <= self._in_flight - CHUNK
-        ):
+        while publisher.sent < publisher.to_send and publisher.sent - publisher.acknowledged <= self._in_flight - CHUNK:
             parts.append(publisher.chunks[publisher.next_chunk])
             publisher.next_chunk = (publisher.next_chunk + 1) % len(publisher.chunks)
             publisher.sent += CHUNK

@@ -153,9 +153,7 @@ def topics(request_id: int, names: list[str]) -> Answer:
     )
 
 
-def last_message_id(
-    request_id: int, last: Position, partition: int, batch_index: int, mark_delete: Position
-) -> Answer:
+def last_message_id(request_id: int, last: Position, partition: int, batch_index: int, mark_delete: Position) -> Answer:
     return CommandType.GET_LAST_MESSAGE_ID_RESPONSE, commands.CommandGetLastMessageIdResponse(
         request_id=request_id,
         last_message_id=_message_id(last, partition, batch_index),

@@ -21,7 +21,14 @@ class Producer:
     __slots__ = ("closed", "epoch", "generated_name", "last_sequence_id", "name", "owner", "producer_id")
 
     def __init__(
-        self, owner: ProducerOwner, *, producer_id: int, name: str, generated_name: bool, epoch: int, last_sequence_id: int
+        self,
+        owner: ProducerOwner,
+        *,
+        producer_id: int,
+        name: str,
+        generated_name: bool,
+        epoch: int,
+        last_sequence_id: int,
     ) -> None:
         self.owner = owner
         self.producer_id = producer_id

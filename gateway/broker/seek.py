@@ -16,9 +16,7 @@ async def first_entry_published_since(topic: Topic, publish_time_ms: int) -> int
     """
     entry_id = 0
     while entry_id < topic.durable_end:
-        result = await topic.reader.read(
-            topic.ledger_id, entry_id, entries_max=DISPATCH_ENTRIES_MAX, size_max=MIB
-        )
+        result = await topic.reader.read(topic.ledger_id, entry_id, entries_max=DISPATCH_ENTRIES_MAX, size_max=MIB)
         for entry in result.entries:
             try:
                 if parse_metadata(entry.data).publish_time >= publish_time_ms:

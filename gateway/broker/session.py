@@ -31,7 +31,13 @@ from gateway.errors import (
     StorageUnavailable,
     TopicNotFound,
 )
-from gateway.limits import ACK_IDS_MAX, CONNECTION_WRITE_BUFFER_MAX, ENTRY_SIZE_MAX, HANDLES_PER_CONNECTION_MAX, NAME_LENGTH_MAX
+from gateway.limits import (
+    ACK_IDS_MAX,
+    CONNECTION_WRITE_BUFFER_MAX,
+    ENTRY_SIZE_MAX,
+    HANDLES_PER_CONNECTION_MAX,
+    NAME_LENGTH_MAX,
+)
 from gateway.log import PendingGroup, StoredEntry
 from gateway.message import InitialPosition, Position, SubscriptionType
 from gateway.names import Domain, NamespaceName, TopicName
@@ -259,9 +265,7 @@ class Session:
         ledger_id = topic.ledger_id
         if entry_id == DUPLICATE:
             ledger_id = -1
-        self._receipt_after(
-            topic.last_group, (producer, sequence_id, highest, ledger_id, entry_id, topic.partition)
-        )
+        self._receipt_after(topic.last_group, (producer, sequence_id, highest, ledger_id, entry_id, topic.partition))
 
     def _receipt_after(self, group: PendingGroup | None, receipt: Receipt) -> None:
         """Send a receipt when `group` is durable (None: it already is), and never before those of earlier entries."""
@@ -349,7 +353,9 @@ class Session:
         else:
             first = topic.durable_end
             if command.start_message_rollback_duration_sec:
-                since_ms = self.broker.clock.wall_ns() // 1_000_000 - command.start_message_rollback_duration_sec * 1_000
+                since_ms = (
+                    self.broker.clock.wall_ns() // 1_000_000 - command.start_message_rollback_duration_sec * 1_000
+                )
                 first = await first_entry_published_since(topic, since_ms)
             elif command.HasField("start_message_id"):
                 first = topic.first_from(_position(command.start_message_id))
@@ -385,9 +391,7 @@ class Session:
         if consumer is None:
             return
         if command.HasField("txnid_most_bits"):
-            self._reply(
-                answers.ack_response(command, NotAllowed("Transactions are not enabled"))
-            )
+            self._reply(answers.ack_response(command, NotAllowed("Transactions are not enabled")))
             return
         if len(command.message_id) > ACK_IDS_MAX:
             raise ProtocolError(f"an ACK of {len(command.message_id)} ids")
@@ -520,7 +524,9 @@ class Session:
     def _consumer(self, consumer_id: int) -> Consumer:
         consumer = self.consumers.get(consumer_id)
         if consumer is None:
-            raise BrokerError(f"there is no consumer {consumer_id} on this connection", code=ServerError.NotAllowedError)
+            raise BrokerError(
+                f"there is no consumer {consumer_id} on this connection", code=ServerError.NotAllowedError
+            )
         return consumer
 
     def _let_go(self, consumer: Consumer) -> None:

@@ -32,7 +32,14 @@ class Topic:
     """A topic partition that is open. All methods belong to the event loop's thread."""
 
     def __init__(
-        self, name: TopicName, state: TopicState, *, journal: Journal, reader: Reader, clock: Clock, policy: NamespacePolicy
+        self,
+        name: TopicName,
+        state: TopicState,
+        *,
+        journal: Journal,
+        reader: Reader,
+        clock: Clock,
+        policy: NamespacePolicy,
     ) -> None:
         self.name = name
         self.full_name = str(name)
@@ -148,7 +155,9 @@ class Topic:
 
     # Subscriptions
 
-    async def subscription(self, name: str, *, next_entry_id: int, new_subscription_id: Callable[[], int]) -> Subscription:
+    async def subscription(
+        self, name: str, *, next_entry_id: int, new_subscription_id: Callable[[], int]
+    ) -> Subscription:
         """The durable subscription of that name; a new one begins at `next_entry_id` and is durable on return.
 
         Raises: StorageUnavailable.
@@ -156,9 +165,7 @@ class Topic:
         present = self.subscriptions.get(name)
         if present is not None:
             return present
-        subscription = Subscription(
-            self, name, CursorState(next_entry_id - 1), subscription_id=new_subscription_id()
-        )
+        subscription = Subscription(self, name, CursorState(next_entry_id - 1), subscription_id=new_subscription_id())
         self.subscriptions[name] = subscription
         record = SubscriptionRecord(subscription.subscription_id, self.ledger_id, name, next_entry_id - 1)
         try:

@@ -1,8 +1,8 @@
 """The promise of the door to topics: what a client, a producer, a consumer and a reader do, wherever the broker is.
 
-`local` keeps it in the daemon's own process, `remote` over Pulsar's protocol; one contract suite runs over both. Entries pass
-through as bytes: the implementations move entries, this module turns them into messages where a caller wants messages.
-It never knows how a broker stores anything.
+`local` keeps it in the daemon's own process, `remote` over Pulsar's protocol; one contract suite runs over both.
+Entries pass through as bytes: the implementations move entries, this module turns them into messages where a caller
+wants messages. It never knows how a broker stores anything.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ class Producer(ABC):
     ) -> asyncio.Future[Position]:
         """Publish one entry, from its CRC32C magic on, as it is.
 
-        The future's result is the entry's position, when it is durable; Position(-1, -1) for a duplicate. Entries of one
-        producer are stored in the order of the calls.
-        Raises (from the future): StorageUnavailable, ProducerFenced, BrokerError; ProtocolError if the connection was lost
-        before the receipt, so that the caller doesn't know.
+        The future's result is the entry's position, when it is durable; Position(-1, -1) for a duplicate. Entries of
+        one producer are stored in the order of the calls. Raises (from the future): StorageUnavailable,
+        ProducerFenced, BrokerError; ProtocolError if the connection was lost before the receipt, so that the caller
+        doesn't know.
         """
 
     async def send(self, message: OutgoingMessage) -> MessageId:
@@ -190,7 +190,8 @@ class Consumer(ABC):
 
     @abstractmethod
     async def receive_entry(self) -> ReceivedEntry:
-        """Wait for the next entry and take it, whole. Raises: BrokerError, ProtocolError when the consumer was closed."""
+        """Wait for the next entry and take it, whole. Raises: BrokerError, ProtocolError when the consumer was
+        closed."""
 
     async def receive(self) -> Message:
         """Wait for the next message. Raises: as `receive_entry`."""
@@ -277,9 +278,7 @@ class Client(ABC):
         """Open `topic` for publishing; it is created if its namespace allows. Raises: BrokerError."""
 
     @abstractmethod
-    async def subscribe(
-        self, topic: str, subscription: str, options: ConsumerOptions = ConsumerOptions()
-    ) -> Consumer:
+    async def subscribe(self, topic: str, subscription: str, options: ConsumerOptions = ConsumerOptions()) -> Consumer:
         """Join a durable subscription, which is created durably if missing. Raises: ConsumerBusy, BrokerError."""
 
     @abstractmethod
@@ -291,7 +290,8 @@ class Client(ABC):
         since_ms: int | None = None,
         receiver_queue_size: int = RECEIVER_QUEUE_SIZE,
     ) -> Reader:
-        """Read from the entry at `start` (inclusive) on; EARLIEST: from the first, LATEST: what is published from now on.
+        """Read from the entry at `start` (inclusive) on; EARLIEST: from the first, LATEST: what is published from now
+        on.
 
         `since_ms` (milliseconds since 1970) goes before `start`: from the first entry published at or after that time.
         """

@@ -1,7 +1,7 @@
 """Puts messages together again that a producer cut into chunks because they were larger than an entry may be. Pure.
 
-Bounded: the chunks of a few messages at a time and of so many bytes; what does not fit is dropped, oldest first, and stays
-unacknowledged. Source: Pulsar's "Message chunking"; every chunk carries the uuid, its number and their count.
+Bounded: the chunks of a few messages at a time and of so many bytes; what does not fit is dropped, oldest first, and
+stays unacknowledged. Source: Pulsar's "Message chunking"; every chunk carries the uuid, its number and their count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Between messages and entries: what an application publishes becomes an entry, a received entry becomes its messages. Pure."""
+"""Between messages and entries: what an application publishes becomes an entry, a received entry becomes its
+messages. Pure."""
 
 from __future__ import annotations
 
@@ -20,9 +21,7 @@ ENCRYPTED = "headwater.encrypted"
 """Property of a message whose payload is as it was sent, because only who has the key can open it."""
 
 
-def encode_entry(
-    message: OutgoingMessage, *, producer_name: str, sequence_id: int, publish_time_ms: int
-) -> bytes:
+def encode_entry(message: OutgoingMessage, *, producer_name: str, sequence_id: int, publish_time_ms: int) -> bytes:
     """The entry that holds one message."""
     metadata = MessageMetadata(producer_name=producer_name, sequence_id=sequence_id, publish_time=publish_time_ms)
     for key, value in message.properties.items():

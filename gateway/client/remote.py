@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -170,7 +171,8 @@ class RemoteProducer(Producer):
         self._connection = connection
         self._producer_id = connection.add_producer(self)
         self.on_close: Callable[[GatewayError], None] | None = None
-        """Called once when the broker or the loss of the connection ends the producer, also while nothing is under way."""
+        """Called once when the broker or the loss of the connection ends the producer, also while nothing is under
+        way."""
         self._waiting: deque[tuple[int, ReceiptCallback]] = deque()
         self._error: GatewayError | None = None
         self._drained = asyncio.Event()
@@ -223,7 +225,8 @@ class RemoteProducer(Producer):
     def send_entry(
         self, data: bytes, *, sequence_id: int, highest_sequence_id: int | None = None, messages: int = 1
     ) -> asyncio.Future[Position]:
-        # The highest id of a batch stands in its metadata; the command of C++ and Go clients leaves it out, and so does this.
+        # The highest id of a batch stands in its metadata; the command of C++ and Go clients leaves it out, and so
+        # does this.
         future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
 
         def settle(sequence_id: int, position: Position, error: GatewayError | None) -> None:
@@ -427,11 +430,9 @@ class RemoteInbox:
     async def close(self) -> None:
         if self._error is None:
             close = commands.CommandCloseConsumer(consumer_id=self.consumer_id, request_id=0)
-            try:
+            # Where it is closed with the connection, that is what was asked for.
+            with contextlib.suppress(ProtocolError):
                 await self.connection.request(CommandType.CLOSE_CONSUMER, close)
-            except ProtocolError:
-                # Closed with the connection: that is what was asked for.
-                pass
         self.connection.forget(self.consumer_id)
         self.closed(ProtocolError("the consumer is closed"))
 

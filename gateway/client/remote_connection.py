@@ -1,7 +1,7 @@
 """One connection to a broker: requests and their answers, and whom receipts and entries are for. No policy.
 
-When the connection is lost, everything that waits on it fails with ProtocolError; whether and when to connect again is the business
-of who uses it.
+When the connection is lost, everything that waits on it fails with ProtocolError; whether and when to connect again
+is the business of who uses it.
 """
 
 from __future__ import annotations

@@ -232,7 +232,9 @@ class Connection:
 
     # Bytes out
 
-    def connect(self, *, client_version: str, auth_method: str = "none", auth_data: bytes = b"", proxy_to: str = "") -> None:
+    def connect(
+        self, *, client_version: str, auth_method: str = "none", auth_data: bytes = b"", proxy_to: str = ""
+    ) -> None:
         """Client: introduce this side."""
         assert self.role is Role.client and self.state is State.handshake
         command = CommandConnect(

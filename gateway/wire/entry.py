@@ -83,7 +83,10 @@ def extend_metadata(
     """
     metadata, payload = split_entry(entry)
     fields = MessageMetadata(
-        producer_name=producer_name, sequence_id=sequence_id, highest_sequence_id=sequence_id, schema_version=schema_version
+        producer_name=producer_name,
+        sequence_id=sequence_id,
+        highest_sequence_id=sequence_id,
+        schema_version=schema_version,
     )
     for key, value in properties:
         fields.properties.add(key=key, value=value)

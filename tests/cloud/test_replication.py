@@ -86,16 +86,17 @@ def test_replicator_delivers_every_kind_of_entry_intact(tmp_path: Path, cloud: P
                 f"persistent://{NAMESPACE}/large", batching_enabled=False, chunking_enabled=True
             )
             producer.send(chunked, properties={"what": "picture"})
-            sent = {name: [official.facts(m) for m in official.read_all(client, f"{NAMESPACE}/{name}")] for name in compressions}
+            sent = {
+                name: [official.facts(m) for m in official.read_all(client, f"{NAMESPACE}/{name}")]
+                for name in compressions
+            }
         edge.wait_replicated()
         with official.client(cloud.service_url) as client:
             for name in compressions:
                 arrived = [official.facts(m) for m in official.read_all(client, f"plant/intact/{name}")]
                 assert len(arrived) == 40
                 assert arrived == sent[name]
-            consumer = client.subscribe(
-                "plant/intact/large", "whole", initial_position=pulsar.InitialPosition.Earliest
-            )
+            consumer = client.subscribe("plant/intact/large", "whole", initial_position=pulsar.InitialPosition.Earliest)
             message = consumer.receive(official.RECEIVE_TIMEOUT_MS)
             assert message.data() == chunked
             assert message.properties()["what"] == "picture"

@@ -65,7 +65,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_broker_closes_the_connection_of_who_sends_garbage(service_url: str, client: Any, topic: str, what: str) -> None:
+def test_broker_closes_the_connection_of_who_sends_garbage(
+    service_url: str, client: Any, topic: str, what: str
+) -> None:
     """And of nobody else."""
     topic = "public/default/undisturbed"
     consumer = client.subscribe(topic, f"s-{what}")

@@ -224,7 +224,9 @@ def test_reader_starts_anywhere(client: Any, topic: str) -> None:
 
 def test_reader_starts_inside_a_batch(client: Any, topic: str) -> None:
     """The entry is delivered whole; the client drops what comes before."""
-    ids = send_numbers(client, topic, 10, batching_enabled=True, batching_max_messages=10, batching_max_publish_delay_ms=200)
+    ids = send_numbers(
+        client, topic, 10, batching_enabled=True, batching_max_messages=10, batching_max_publish_delay_ms=200
+    )
     reader = client.create_reader(topic, ids[3])
     assert numbers([reader.read_next(RECEIVE_TIMEOUT_MS) for _ in range(6)]) == list(range(4, 10))
 
@@ -291,9 +293,7 @@ def test_pattern_consumer_finds_topics(client: Any, topic: str) -> None:
     """A regular expression over a namespace."""
     for suffix in ("a", "b"):
         send_numbers(client, f"{topic}-{suffix}", 2)
-    consumer = client.subscribe(
-        re.compile(f"persistent://{topic}-.*"), "s", initial_position=EARLIEST
-    )
+    consumer = client.subscribe(re.compile(f"persistent://{topic}-.*"), "s", initial_position=EARLIEST)
     assert sorted(numbers(receive(consumer, 4))) == [0, 0, 1, 1]
 
 

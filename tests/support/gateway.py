@@ -58,9 +58,7 @@ class GatewayRig:
     def start(self) -> GatewayRig:
         """Start it and wait until it serves."""
         self.file.write_text(json.dumps(self.configuration))
-        self.child = Child(
-            [sys.executable, "-m", "gateway.cli", "run", self.file], self.folder / "log.txt", pipe=True
-        )
+        self.child = Child([sys.executable, "-m", "gateway.cli", "run", self.file], self.folder / "log.txt", pipe=True)
         stdout = self.child.process.stdout
         assert stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -104,9 +102,7 @@ class GatewayRig:
             except GatewayError:
                 replication = {}
             ledgers = {topic["name"]: topic["entries"] for topic in self.control("/admin/topics") if topic["ledger_id"]}
-            done = {
-                topic["topic"]: topic["confirmed_entry_id"] + 1 for topic in replication.get("topics", [])
-            }
+            done = {topic["topic"]: topic["confirmed_entry_id"] + 1 for topic in replication.get("topics", [])}
             if done and all(ledgers[name] == confirmed for name, confirmed in done.items()):
                 return replication
             time.sleep(POLL_S)

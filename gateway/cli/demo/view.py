@@ -65,7 +65,9 @@ def _draw(scene: Scene) -> Panel:
         link = Text("● all of it is at the cloud", style="bold green")
     filled = 0 if not scene.lag_max else min(BAR_WIDTH, round(BAR_WIDTH * scene.lag / scene.lag_max))
     flow = Table.grid(padding=(0, 2))
-    flow.add_row("devices", f"MQTT {scene.addresses.get('mqtt', '')}", f"{scene.events} events, {scene.events_per_s:.0f}/s")
+    flow.add_row(
+        "devices", f"MQTT {scene.addresses.get('mqtt', '')}", f"{scene.events} events, {scene.events_per_s:.0f}/s"
+    )
     flow.add_row(
         "log",
         f"{scene.entries} entries",
