@@ -1,7 +1,7 @@
 """Examines the way to a cloud: is it reachable, and is its namespace set up so that nothing is lost or doubled?
 
-What the administration of the cloud allows is set right on the way. Every finding is a row: check, ok (None: can't be known), finding,
-fix.
+What the administration of the cloud allows is set right on the way. Every finding is a row: check, ok (None: can't be
+known), finding, fix.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ async def _namespaces(settings: ReplicationSettings, topics: list[str]) -> list[
                 "namespace",
                 None,
                 "deduplication, retention and TTL can't be seen over Pulsar's protocol",
-                "set admin_url (a gateway as the cloud needs none: it deduplicates named producers and keeps everything)",
+                "set admin_url (a gateway as the cloud needs none: it deduplicates and keeps everything)",
             )
         ]
     findings = []

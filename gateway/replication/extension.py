@@ -1,8 +1,8 @@
 """Turns an edge entry into the one that is sent: under our name and ids, marked with the way it went. Pure.
 
-Nothing is encoded anew: fields are appended to the metadata as they are, where the last occurrence of a scalar counts. Pulsar rebuilds
-its deduplication from what is stored in the entries, so name and ids must stand there, `highest_sequence_id` too: the device's own,
-left in, made Pulsar swallow fresh entries.
+Nothing is encoded anew: fields are appended to the metadata as they are, where the last occurrence of a scalar
+counts. Pulsar rebuilds its deduplication from what is stored in the entries, so name and ids must stand there,
+`highest_sequence_id` too: the device's own, left in, made Pulsar swallow fresh entries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The link of one replication: one connection to the remote, shared by all its topics, made again whenever it is lost."""
+"""The link of one replication: one connection to the remote, shared by all its topics, made again whenever it is
+lost."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from gateway.replication.settings import ReplicationSettings
 
 
 class Backoff:
-    """Pauses that double from 0.1 s to 60 s, each shortened at random by up to a half, so that a fleet does not come back at once."""
+    """Pauses that double from 0.1 s to 60 s, each shortened at random by up to a half, so that a fleet does not come
+    back at once."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -73,9 +75,13 @@ async def connect(settings: ReplicationSettings) -> RemoteClient:
     token = None
     if settings.token_file:
         try:
-            token = Path(settings.token_file).read_text().strip()
+            token = await asyncio.to_thread(_read_token, settings.token_file)
         except OSError as error:
             raise ReplicationError(f"the token in {settings.token_file} can't be read: {error.strerror}") from error
     return await RemoteClient.connect(
         settings.service_url, token=token, trust_certs_file=settings.trust_certs_file or None
     )
+
+
+def _read_token(file: str) -> str:
+    return Path(file).read_text().strip()

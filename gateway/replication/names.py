@@ -8,6 +8,7 @@ PATH_PROPERTY = "headwater.path"
 
 
 def producer_name(gateway_id: str, incarnation: str, ledger_id: int, lane: str = "") -> str:
-    """Unique for ever: the ledger id instead of the topic's name, because a topic that is made again counts from 0 again."""
+    """Unique for ever: the ledger id instead of the topic's name, because a topic that is made again counts from 0
+    again."""
     name = f"headwater/{gateway_id}/{incarnation}/{ledger_id}"
     return f"{name}/{lane}" if lane else name

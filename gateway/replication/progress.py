@@ -4,8 +4,9 @@
      │  confirmed  │  in flight  │  to be sent                │
     ─┴─────────────┴─────────────┴────────────────────────────┴──► entry ids = sequence ids
 
-`base` is where this incarnation began: what lies up to it went out under an earlier name. Within (base, c] some ids may never have gone
-out (parked, or stopped by the loop guard); `acknowledged` is the last one that the remote itself confirmed.
+`base` is where this incarnation began: what lies up to it went out under an earlier name. Within (base, c] some ids
+may never have gone out (parked, or stopped by the loop guard); `acknowledged` is the last one that the remote itself
+confirmed.
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ class Progress:
     """One ledger's progress at one remote. Changed by its replication task alone."""
 
     confirmed: int = -1
-    """c: every entry up to it was individually confirmed, or is never sent. Rises, except when the remote was found to have lost entries."""
+    """c: every entry up to it was individually confirmed, or is never sent. Rises, except when the remote was found
+    to have lost entries."""
     acknowledged: int = -1
-    """The last id up to c that the remote confirmed under this incarnation's name. Never above `confirmed`; `base` if none was."""
+    """The last id up to c that the remote confirmed under this incarnation's name. Never above `confirmed`; `base` if
+    none was."""
     persisted: int = -1
     """c as of the journal."""
     base: int = -1
     """The last id that does not belong to this incarnation. Never above `confirmed`."""
     bound: int | None = None
-    """s: the ledger's last id at the first start after the last successful connection; None: connected since the start."""
+    """s: the ledger's last id at the first start after the last successful connection; None: connected since the
+    start."""
     sent: int = -1
     """The last id handed to the connection. Falls back to `confirmed` when the connection is lost."""
     suspect: int | None = None
-    """A send of this id was refused (rule 4): the remote may hold later ids without it, so until its tail was read a receipt proves
-    nothing for any id above c."""
+    """A send of this id was refused (rule 4): the remote may hold later ids without it, so until its tail was read a
+    receipt proves nothing for any id above c."""
     parked: dict[int, str] = field(default_factory=dict)
     """Entries that are never sent, with the reason."""
 
@@ -61,7 +65,8 @@ class Progress:
         self.confirmed = self.acknowledged = self.sent = highest
 
     def connected(self) -> None:
-        """The remote answered and the case was dealt with: from now on it may know more than the ledger had at the start."""
+        """The remote answered and the case was dealt with: from now on it may know more than the ledger had at the
+        start."""
         self.bound = None
         self.sent = self.confirmed
 
@@ -75,8 +80,10 @@ class Progress:
         self.sent = entry_id
 
     def confirm(self, entry_id: int) -> None:
-        """The remote confirmed an entry. Receipts come in the order of the entries, so what lies before it is confirmed as well."""
-        assert self.confirmed < entry_id <= self.sent and self.suspect is None
+        """The remote confirmed an entry. Receipts come in the order of the entries, so what lies before it is
+        confirmed as well."""
+        assert self.confirmed < entry_id <= self.sent
+        assert self.suspect is None
         self.confirmed = self.acknowledged = entry_id
 
     def skip(self, entry_id: int) -> None:
@@ -96,8 +103,8 @@ class Progress:
 
 
 class Case(Enum):
-    """What a remote's last sequence id for our name says about the two sides. It says what the remote took in, not what it stored, so
-    it only chooses what to do."""
+    """What a remote's last sequence id for our name says about the two sides. It says what the remote took in, not
+    what it stored, so it only chooses what to do."""
 
     older_copy = "older copy"
     """The remote knows ids that this data directory never had. Begin a new incarnation behind s."""

@@ -30,8 +30,8 @@ class Replicator:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def prepare(self) -> None:
-        """Note where each ledger ended at this start. It must run before anything is published: a restored older copy is recognised by
-        the cloud's knowing ids beyond that end. Raises: StorageUnavailable.
+        """Note where each ledger ended at this start. It must run before anything is published: a restored older copy
+        is recognised by the cloud's knowing ids beyond that end. Raises: StorageUnavailable.
         """
         await self._state.load()
         bounds: dict[str, str | None] = {}

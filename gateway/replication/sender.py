@@ -20,7 +20,8 @@ READ_ENTRIES = 250
 IN_FLIGHT_BYTES_MAX = 4 * MIB
 """Bytes sent and not confirmed: the window in bytes, for entries that are large."""
 PERSIST_PAUSE_S = IDLE_COMMIT_INTERVAL_NS / SECOND
-"""How long a confirmed id waits to be written when little is going on: writing it costs flash, not writing it only costs sending again."""
+"""How long a confirmed id waits to be written when little is going on: writing it costs flash, not writing it only
+costs sending again."""
 
 
 class Sender:
@@ -54,7 +55,8 @@ class Sender:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, reader: Reader) -> None:
-        """Send what the reader gives until something fails. Raises: what failed; the progress then says how far it came."""
+        """Send what the reader gives until something fails. Raises: what failed; the progress then says how far it
+        came."""
         self._producer.on_close = self._fail
         works = [asyncio.ensure_future(self._keep_progress()), asyncio.ensure_future(self._pump(reader))]
         try:

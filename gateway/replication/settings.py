@@ -59,7 +59,8 @@ def keeps_topics_apart(template: str, namespaces: tuple[str, ...], gateway_id: s
     """Whether no two topics of `namespaces` get the same remote name. Raises: ValueError, as `fill_template`."""
     if not template:
         return True
-    # Two topics of one namespace differ in their own name only, so that must be in it; then one probe a namespace is enough.
+    # Two topics of one namespace differ in their own name only, so that must be in it; then one probe a namespace is
+    # enough.
     probes = [TopicName(Domain.persistent, NamespaceName.parse(text), "probe") for text in namespaces]
     filled = {fill_template(template, probe, gateway_id) for probe in probes}
     return "{topic}" in template and len(filled) == len(set(namespaces))

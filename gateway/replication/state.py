@@ -14,8 +14,8 @@ CONNECTED = "connected"
 
 
 class ReplicationState:
-    """The keys of one replication: `incarnation`, and `LEDGER/` followed by `confirmed`, `acknowledged`, `base`, `bound`, `incarnation`,
-    `suspect` or `parked/ENTRY`."""
+    """The keys of one replication: `incarnation`, and `LEDGER/` followed by `confirmed`, `acknowledged`, `base`,
+    `bound`, `incarnation`, `suspect` or `parked/ENTRY`."""
 
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
@@ -24,7 +24,8 @@ class ReplicationState:
         self._unsure: set[str] = set()
         """Keys whose last commit failed or was given up: nobody knows what the journal holds."""
         self.incarnation = ""
-        """Random, made with the data directory; a restored copy brings its old one along, which is how it is found out."""
+        """Random, made with the data directory; a restored copy brings its old one along, which is how it is found
+        out."""
 
     async def load(self) -> None:
         """Read everything; make the incarnation on first use. Raises: StorageUnavailable."""

@@ -1,4 +1,5 @@
-"""One ledger's way to the remote: compare both sides, settle what they disagree about, send, and again after every failure."""
+"""One ledger's way to the remote: compare both sides, settle what they disagree about, send, and again after every
+failure."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ SETTLE_PAUSE_S = 1.0
 
 
 class OlderCopy(Exception):
-    """This data directory was put back to an older copy; `remote_last` is the highest of our ids that the remote knows."""
+    """This data directory was put back to an older copy; `remote_last` is the highest of our ids that the remote
+    knows."""
 
     def __init__(self, remote_last: int) -> None:
         super().__init__(remote_last)
@@ -167,11 +169,13 @@ class TopicReplication:
             raise OlderCopy(highest)
         if finding is Finding.nothing and case is Case.remote_forgot:
             self._alarm(
-                f"possibly doubled from {progress.confirmed + 1} on: the cloud forgot this producer and holds nothing of it"
+                f"possibly doubled from {progress.confirmed + 1} on: the cloud forgot this producer, and holds nothing "
+                "of it"
             )
         elif finding is Finding.lost:
             self._alarm(
-                f"the cloud lost entries: {progress.confirmed} was confirmed, {highest} is its last; sent again from there"
+                f"the cloud lost entries: {progress.confirmed} was confirmed, {highest} is its last; they are "
+                "sent again from there"
             )
             progress.fall_back(highest)
         # What lies up to here the remote holds or calls a duplicate: none of it can be sent under the same name again.
@@ -187,7 +191,8 @@ class TopicReplication:
         if case is Case.refused:
             if remote_last > progress.confirmed:
                 self._alarm(
-                    f"possibly lost at the cloud: {progress.confirmed + 1} to {remote_last}: a send was refused, and {reason}"
+                    f"possibly lost at the cloud: {progress.confirmed + 1} to {remote_last}: a send was refused, "
+                    f"and {reason}"
                 )
                 progress.resume(remote_last)
         else:
@@ -200,8 +205,8 @@ class TopicReplication:
     async def _begin_incarnation(self, remote_last: int) -> None:
         progress = self.progress
         self._alarm(
-            f"the data directory is an older copy: the cloud holds ids up to {remote_last}, this ledger ended at {progress.bound}; "
-            "a new incarnation begins"
+            f"the data directory is an older copy: the cloud holds ids up to {remote_last}, this ledger ended at "
+            f"{progress.bound}; a new incarnation begins"
         )
         progress.begin_incarnation()
         await self._state.save(
@@ -226,7 +231,8 @@ class TopicReplication:
     async def _repair(self, remote: RemoteClient, producer: RemoteProducer, lane: str, tail: Tail, last: int) -> None:
         """Send what the remote does not hold of (confirmed, last] under a name of its own.
 
-        The remote stored later ids, or took them in, and so calls these duplicates; a receipt under the old name would be no proof.
+        The remote stored later ids, or took them in, and so calls these duplicates; a receipt under the old name
+        would be no proof.
         """
         progress = self.progress
         entries = await self._read_edge(progress.confirmed + 1, last)
@@ -265,7 +271,7 @@ class TopicReplication:
             await repairer.abandon()
         if sent:
             self._alarm(
-                f"{sent} entries were missing at the cloud after a refused send; they were sent again and stand out of order"
+                f"{sent} entries were missing at the cloud after a refused send; they were sent again, out of order"
             )
 
     # Small things

@@ -1,8 +1,9 @@
 """A cloud in memory that behaves as Apache Pulsar was measured to, with faults that a test orders by name.
 
-Fair faults, all seen with the real thing: it forgets a producer's last id after a long outage (`forget`), loses its newest entries in a
-crash (`lose`), refuses one entry while it stores later ones and then calls the refused one a duplicate (`refuse`), dies between storing
-and confirming (`die_after`), lets nobody read (`may_consume`), and answers to no new connection for a while (`stop`, `start`).
+Fair faults, all seen with the real thing: it forgets a producer's last id after a long outage (`forget`), loses its
+newest entries in a crash (`lose`), refuses one entry while it stores later ones and then calls the refused one a
+duplicate (`refuse`), dies between storing and confirming (`die_after`), lets nobody read (`may_consume`), and answers
+to no new connection for a while (`stop`, `start`).
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ async def cloud() -> AsyncIterator[FakeCloud]:
 
 @pytest.fixture
 async def edge(tmp_path: Path, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Edge]:
-    """An edge that has noted its (empty) ledgers and does not replicate yet. Its pauses are short: only their order matters."""
+    """An edge that has noted its (empty) ledgers and does not replicate yet. Its pauses are short: only their order
+    matters."""
     monkeypatch.setattr(replicator, "WATCH_INTERVAL_S", 0.005)
     monkeypatch.setattr(topic, "SETTLE_PAUSE_S", 0.0)
     monkeypatch.setattr(link, "BACKOFF_MIN_NS", 1_000_000)

@@ -57,7 +57,8 @@ async def test_replicator_marks_entries_with_the_way_they_went(edge: Edge, cloud
 
 
 async def test_replicator_stops_what_has_been_here_before(edge: Edge, cloud: FakeCloud) -> None:
-    """An entry that comes back over another way is passed, and the position goes on; a reconnect finds nothing wrong with that."""
+    """An entry that comes back over another way is passed, and the position goes on; a reconnect finds nothing wrong
+    with that."""
     await edge.publish([b"first"])
     edge.run()
     await edge.replicated(0)
@@ -223,7 +224,8 @@ async def test_replicator_sends_again_what_the_cloud_lost(edge: Edge, cloud: Fak
 async def test_replicator_recognises_an_older_copy_of_its_data_directory(
     edge: Edge, cloud: FakeCloud, tmp_path: Path, forgotten: bool
 ) -> None:
-    """New entries get ids that the cloud has seen with other content: they arrive all the same, under a new incarnation."""
+    """New entries get ids that the cloud has seen with other content: they arrive all the same, under a new
+    incarnation."""
     edge.run()
     await edge.publish(numbers(0, 50))
     await edge.replicated(49)
@@ -256,7 +258,8 @@ async def test_replicator_recognises_an_older_copy_of_its_data_directory(
 async def test_replicator_recognises_a_topic_that_the_older_copy_never_had(
     edge: Edge, cloud: FakeCloud, tmp_path: Path
 ) -> None:
-    """The ledger id was used by a topic that the copy does not know: not one of the new entries is taken for an old one."""
+    """The ledger id was used by a topic that the copy does not know: not one of the new entries is taken for an old
+    one."""
     await edge.stop()
     copy = tmp_path / "copy"
     await edge.start()
@@ -284,7 +287,8 @@ async def test_replicator_recognises_a_topic_that_the_older_copy_never_had(
 
 @pytest.mark.parametrize("refused", [0, 5, 99])
 async def test_replicator_verifies_what_followed_a_refused_send(edge: Edge, cloud: FakeCloud, refused: int) -> None:
-    """The cloud stored later ids and calls the refused one a duplicate: it is found missing and sent in a lane of its own."""
+    """The cloud stored later ids and calls the refused one a duplicate: it is found missing and sent in a lane of its
+    own."""
     cloud.refuse = {refused}
     await edge.publish(numbers(0, 100))
     edge.run()
