@@ -47,7 +47,7 @@ torture: setup
 	HEADWATER_TORTURE_HOURS=$(HOURS) $(BIN)/python -m pytest tests/crash -q -s --timeout 0
 
 bench: setup
-	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python -m bench.$$(basename $$script .py) || exit 1; done
 
 lock:
 	$(PYTHON) -m venv .cache/uv

@@ -1,4 +1,5 @@
-"""Draining a backlog of unbatched 100-byte entries into Apache Pulsar, against the official client publishing the same to it."""
+"""Draining a backlog of unbatched 100-byte entries into Apache Pulsar, against the official client publishing the
+same to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Where the CPU goes from SEND to durable receipt, per unbatched 100-byte entry: this gateway under a profiler, and without one.
+"""Where the CPU goes from SEND to durable receipt, per unbatched 100-byte entry: this gateway under a profiler, and
+without one.
 
 The shares come from a profiled run, the total from an unprofiled one; together they say what each part costs.
 """

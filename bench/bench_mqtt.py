@@ -1,7 +1,9 @@
-"""MQTT QoS 1 to durable, 100-byte payloads, 16 connections with 100 in flight: this gateway, mosquitto, NATS JetStream, in one run.
+"""MQTT QoS 1 to durable, 100-byte payloads, 16 connections with 100 in flight: this gateway, mosquitto, NATS
+JetStream, in one run.
 
-mosquitto (persistence on) acknowledges before anything is on the disk; NATS with `sync_interval: always` syncs what it acknowledges. For
-NATS and mosquitto a subscriber session that is away holds the messages, so that they are stored at all.
+mosquitto (persistence on) acknowledges before anything is on the disk; NATS with `sync_interval: always` syncs what
+it acknowledges. For NATS and mosquitto a subscriber session that is away holds the messages, so that they are stored
+at all.
 """
 
 from __future__ import annotations

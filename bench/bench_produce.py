@@ -1,6 +1,7 @@
 """Durable produce of 100-byte messages: this gateway against Apache Pulsar (journal synced, 256 MiB heap) in one run.
 
-With the official client batched, unbatched and one at a time, and with raw frames on a warm server, where the client is no limit.
+With the official client batched, unbatched and one at a time, and with raw frames on a warm server, where the client
+is no limit.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,8 @@ def main() -> None:
             count = messages // scale
             ours, theirs = [], []
             for _ in range(options.rounds):
-                ours.append(measure(gateway.pid, count, lambda: work(gateway.service_url, count)))
-                theirs.append(measure(pulsar.pid, count, lambda: work(pulsar.service_url, count)))
+                ours.append(measure(gateway.pid, count, partial(work, gateway.service_url, count)))
+                theirs.append(measure(pulsar.pid, count, partial(work, pulsar.service_url, count)))
             rows.append(row(name, ours, theirs))
         table(
             [

@@ -1,7 +1,7 @@
 """Time, as facts that are handed in: nothing below the roof asks the system for it by itself.
 
-Order, deduplication, timers and retries use the monotonic clock. Wall time is only ever recorded, together with the boot
-it belongs to and what is known about its quality (guarantee G7).
+Order, deduplication, timers and retries use the monotonic clock. Wall time is only ever recorded, together with the
+boot it belongs to and what is known about its quality (guarantee G7).
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 CONNECTORS = "headwater.connectors"
 """Entry point group that connectors are found by: this package imports none of them."""
 SWITCH_INTERVAL_S = 0.0005
-"""With a busy event loop the journal's thread waits up to this long for the interpreter; at the default of 5 ms a commit took 7.4 ms
-instead of 0.9."""
+"""With a busy event loop the journal's thread waits up to this long for the interpreter; at the default of 5 ms a
+commit took 7.4 ms instead of 0.9."""
 SOURCE_RESTART_S = 5.0
 """Pause before a source that failed is started again."""
 LOOP_CHECK_S = 0.5
@@ -159,7 +159,10 @@ class Gateway:
                 self.addresses.setdefault(kind, address)
 
     async def _wait_ready(self, source: Any, report: Any) -> None:
-        """Wait until a source serves. One that can't at the start ends the start: a typo must not look like a quiet sensor."""
+        """Wait until a source serves.
+
+        One that can't at the start ends the start: a typo must not look like a quiet sensor.
+        """
         waiter = asyncio.ensure_future(report.ready.wait())
         task = next(task for task in self._tasks if task.get_name() == source.name)
         await asyncio.wait([waiter, task], return_when=asyncio.FIRST_COMPLETED)
@@ -185,7 +188,8 @@ class Gateway:
         self._tasks.append(task)
 
     def _part_ended(self, task: asyncio.Task[None]) -> None:
-        """A part that dies by our own fault must not look like a quiet one: the process ends, and systemd starts it again."""
+        """A part that dies by our own fault must not look like a quiet one: the process ends, and systemd starts
+        it again."""
         if task.cancelled() or task.exception() is None:
             return
         error = task.exception()

@@ -1,8 +1,8 @@
 """Names of tenants, namespaces and topics, as Pulsar writes them. Pure.
 
-    persistent://plant/hall7/temperature-partition-3
-    └ domain      └ tenant    └ local name └ partition
-                        └ namespace
+persistent://plant/hall7/temperature-partition-3
+└ domain      └ tenant    └ local name └ partition
+                    └ namespace
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the broker answers, command by command. Pure.
 
-Each request has its own way of being refused: a client that gets another one waits until a time-out. The table of them stands in
-`docs/protocol.md`.
+Each request has its own way of being refused: a client that gets another one waits until a time-out. The table of
+them stands in `docs/protocol.md`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gateway.wire.connection import UNSIGNED
 UNSOLICITED = UNSIGNED
 """The request id of what the broker closes by itself."""
 PROXY_URL = "pulsar://localhost:6650"
-"""Never connected to: with proxy_through_service_url a client stays on the address that it already uses, which is the only one that
-is sure to be reachable for it."""
+"""Never connected to: with proxy_through_service_url a client stays on the address that it already uses, which is the
+only one that is sure to be reachable for it."""
 SUBSCRIPTION_TYPE_NAMES = ("Exclusive", "Shared", "Failover", "Key_Shared")
 Answer = tuple[CommandType, Any]
 

@@ -47,7 +47,10 @@ class Broker:
         log.journal.on_state(self._journal_changed)
 
     async def create_configured_topics(self) -> None:
-        """Create the partitioned topics that the settings name and that do not exist yet. Raises: StorageUnavailable."""
+        """Create the partitioned topics that the settings name and that do not exist yet.
+
+        Raises: StorageUnavailable.
+        """
         for full_name, policy in self.settings.topics.items():
             if policy.partitions:
                 name = TopicName.parse(full_name)
@@ -161,7 +164,10 @@ class Broker:
         return topic
 
     def _create(self, name: TopicName) -> TopicState:
-        """Give a topic its ledger id. Whatever is stored in it later stands behind its record, so nobody waits for that."""
+        """Give a topic its ledger id.
+
+        Whatever is stored in it later stands behind its record, so nobody waits for that.
+        """
         ledger_id = next(self._ledger_ids)
         group = self._group(RECORD_SIZE)
         group.add_record(TopicRecord(ledger_id, str(name)))
@@ -186,7 +192,8 @@ class Broker:
         await self.commit(size, add)
 
     async def commit(self, size: int, add: Callable[[PendingGroup], object]) -> None:
-        """Let `add` put all of one atomic change into a group, and return when it is durable. Raises: StorageUnavailable.
+        """Let `add` put all of one atomic change into a group, and return when it is durable. Raises:
+        StorageUnavailable.
 
         `add` must not yield and must not fail: half a change would become durable.
         """

@@ -15,7 +15,8 @@ class ConsumerOwner(Protocol):
     """Whoever holds consumers: a connection, or the client inside this process."""
 
     writable: bool
-    """False while the peer takes nothing: then nothing is delivered, and the owner calls `Subscription.wake` afterwards."""
+    """False while the peer takes nothing: then nothing is delivered, and the owner calls `Subscription.wake`
+    afterwards."""
 
     def deliver(self, consumer: Consumer, entry: StoredEntry, redelivery_count: int, ack_set: tuple[int, ...]) -> None:
         """Hand an entry to the peer."""
@@ -62,7 +63,8 @@ class Consumer:
         self.priority_level = priority_level
         """Lower is served first."""
         self.epoch = epoch
-        """Echoed with every entry, where the peer gave one: it drops what was sent before its last redelivery request."""
+        """Echoed with every entry, where the peer gave one: it drops what was sent before its last redelivery
+        request."""
         self.permits = 0
         """Messages that the peer has room for. Negative after an entry with more messages than there was room for."""
         self.pending: dict[int, int] = {}

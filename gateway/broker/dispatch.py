@@ -1,7 +1,8 @@
 """Which consumer of a subscription gets which entry, and when entries go out again.
 
-Two ways: one active consumer gets everything in order (exclusive, failover), or all share (shared). A dispatcher reads the log
-from its *read position* on; nothing it knows survives a restart: what was not acknowledged is simply read again.
+Two ways: one active consumer gets everything in order (exclusive, failover), or all share (shared). A dispatcher
+reads the log from its *read position* on; nothing it knows survives a restart: what was not acknowledged is simply
+read again.
 """
 
 from __future__ import annotations

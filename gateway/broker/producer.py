@@ -12,7 +12,10 @@ class ProducerOwner(Protocol):
         """Whether the peer still answers. May take as long as a probe of a half-open connection takes."""
 
     def producer_closed(self, producer: Producer) -> None:
-        """The broker took the producer away: the peer is told to create it again. Its entries in flight are not answered."""
+        """The broker took the producer away: the peer is told to create it again.
+
+        Its entries in flight are not answered.
+        """
 
 
 class Producer:

@@ -11,8 +11,8 @@ from gateway.wire.entry import parse_metadata
 async def first_entry_published_since(topic: Topic, publish_time_ms: int) -> int:
     """The first entry whose publish time is at least `publish_time_ms`; the end of the topic if there is none.
 
-    Publish times are what the publishers' clocks say, so they need not rise: entries are read one after the other. A topic of a
-    million entries takes seconds; the loop is yielded at every step.
+    Publish times are what the publishers' clocks say, so they need not rise: entries are read one after the other. A
+    topic of a million entries takes seconds; the loop is yielded at every step.
     """
     entry_id = 0
     while entry_id < topic.durable_end:

@@ -1,8 +1,9 @@
 """One connection's side of the broker: every command of a client, and what it is answered.
 
-SEND, ACK and FLOW are handled at once, in the turn of the loop in which they arrive; everything that must wait for the catalogue or the
-log is done by one task per connection, in the order of arrival. How a refusal must look so that clients survive it is written in
-`docs/protocol.md`; where a rule seems odd, it is there because a client was seen to hang without it.
+SEND, ACK and FLOW are handled at once, in the turn of the loop in which they arrive; everything that must wait for
+the catalogue or the log is done by one task per connection, in the order of arrival. How a refusal must look so that
+clients survive it is written in `docs/protocol.md`; where a rule seems odd, it is there because a client was seen to
+hang without it.
 """
 
 from __future__ import annotations
@@ -251,8 +252,8 @@ class Session:
             raise ProtocolError(f"the peer sent the sequence id {sequence_id}")
         topic = self._topics[producer_id]
         if command.is_chunk and metadata.chunk_id != metadata.num_chunks_from_msg - 1:
-            # All chunks of a message carry one id. It counts as stored when the last chunk is: after a crash in between, all come
-            # again, and whoever puts them together takes each once.
+            # All chunks of a message carry one id. It counts as stored when the last chunk is: after a crash in
+            # between, all come again, and whoever puts them together takes each once.
             key = None
         try:
             entry_id = topic.append(producer, entry, key, max(1, metadata.num_messages_in_batch))

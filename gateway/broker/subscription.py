@@ -1,7 +1,8 @@
 """A subscription: what of a topic was acknowledged, and who receives the rest.
 
-The cursor's changes ride with the next commit group: losing them in a crash means that entries are delivered again, never that one
-is lost. Whoever must know that an acknowledgement is durable (ACK_RESPONSE, seek) waits for that group.
+The cursor's changes ride with the next commit group: losing them in a crash means that entries are delivered again,
+never that one is lost. Whoever must know that an acknowledgement is durable (ACK_RESPONSE, seek) waits for that
+group.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Subscription:
             return
         if subscription_type is not self.subscription_type:
             raise ConsumerBusy(
-                f"subscription '{self.name}' of {self.topic.name} is {self.subscription_type.name} while consumers are connected"
+                f"subscription '{self.name}' of {self.topic.name} is {self.subscription_type.name} "
+                "while consumers are connected"
             )
         if subscription_type is SubscriptionType.exclusive:
             raise ConsumerBusy(f"subscription '{self.name}' of {self.topic.name} has its exclusive consumer")
@@ -162,8 +164,8 @@ class Subscription:
     async def seek(self, entry_id: int) -> None:
         """Make `entry_id` the next entry, durably, and take all consumers away.
 
-        The consumers are closed only when the new position is durable: a client subscribes again 100 ms after its close,
-        and must find the new position then.
+        The consumers are closed only when the new position is durable: a client subscribes again 100 ms after its
+        close, and must find the new position then.
         """
         self.dispatcher.paused = True
         try:

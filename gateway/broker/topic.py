@@ -1,7 +1,7 @@
 """One topic partition: the end of its ledger, who publishes to it, and its subscriptions.
 
-Two facts about an entry have one owner here. *Appended*: it has its id and waits in a commit group; nobody sees it. *Durable*: its
-group was synced; from then on consumers, readers and the replicator may have it.
+Two facts about an entry have one owner here. *Appended*: it has its id and waits in a commit group; nobody sees it.
+*Durable*: its group was synced; from then on consumers, readers and the replicator may have it.
 """
 
 from __future__ import annotations
@@ -80,10 +80,14 @@ class Topic:
         Raises: ProducerBusy while another producer of that name is connected and answers.
         """
         present = self.producers.get(name)
-        if present is not None and not self._succeeds(present, owner, producer_id, epoch):
-            # After a power cut at the device the old connection may be half open for as long as TCP likes: ask it.
-            if await present.owner.is_alive() and self.producers.get(name) is present:
-                raise ProducerBusy(f"producer '{name}' is already connected to {self.full_name}")
+        # After a power cut at the device the old connection may be half open for as long as TCP likes: ask it.
+        if (
+            present is not None
+            and not self._succeeds(present, owner, producer_id, epoch)
+            and await present.owner.is_alive()
+            and self.producers.get(name) is present
+        ):
+            raise ProducerBusy(f"producer '{name}' is already connected to {self.full_name}")
         self.remove_named_producer(name)
         last_sequence_id = self._sequence_ids.get(name, -1) if self.policy.deduplication else -1
         producer = Producer(

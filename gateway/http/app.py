@@ -1,7 +1,8 @@
 """The gateway over HTTP: health and metrics for everybody on the machine, administration on the control socket only.
 
-One ASGI application serves both. The control socket lies in the data directory with mode 0600, so whoever can open it is the gateway's
-own user or root; that is the whole of its access control. It never knows where the answers come from: `Facts` does.
+One ASGI application serves both. The control socket lies in the data directory with mode 0600, so whoever can open it
+is the gateway's own user or root; that is the whole of its access control. It never knows where the answers come
+from: `Facts` does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The commands of Pulsar's binary protocol that the gateway speaks, described field by field. Pure.
 
-Names, numbers and types are the protocol's (PulsarApi.proto); commands that are neither served nor sent (topic migration,
-scalable topics, watchers, the rest of transactions) are left out, so that a peer that sends one is told off by its number.
-Enumerations are integers on purpose: a number that is newer than this table must not make a whole command unreadable.
+Names, numbers and types are the protocol's (PulsarApi.proto); commands that are neither served nor sent (topic
+migration, scalable topics, watchers, the rest of transactions) are left out, so that a peer that sends one is told
+off by its number. Enumerations are integers on purpose: a number that is newer than this table must not make a whole
+command unreadable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How the payload of an entry is compressed, both ways and within bounds. Pure.
 
-The broker never opens a payload; consumers inside the gateway and the command line do. Whatever a publisher wrote as the uncompressed
-size is a claim: nothing is inflated beyond DECOMPRESSED_SIZE_MAX. Source: PulsarApi.proto, CompressionType.
+The broker never opens a payload; consumers inside the gateway and the command line do. Whatever a publisher wrote as
+the uncompressed size is a claim: nothing is inflated beyond DECOMPRESSED_SIZE_MAX. Source: PulsarApi.proto,
+CompressionType.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The conversation of one connection, without a socket: bytes in, commands out, bytes to send.
 
-Both roles are this class: the broker's and the client's side differ in what they may receive when (`_MAY_RECEIVE`). It answers
-PING, counts silence, verifies every entry's checksum, and turns whatever a peer can send wrong into ProtocolError, after which it is
-closed. It knows nothing of topics.
-Source: Pulsar's "Binary protocol" page; the states are those of the handshake section.
+Both roles are this class: the broker's and the client's side differ in what they may receive when (`_MAY_RECEIVE`).
+It answers PING, counts silence, verifies every entry's checksum, and turns whatever a peer can send wrong into
+ProtocolError, after which it is closed. It knows nothing of topics. Source: Pulsar's "Binary protocol" page; the
+states are those of the handshake section.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ UNSIGNED = 2**64 - 1
 """Mask that turns -1 into what the wire carries for it."""
 
 Event = tuple[int, Any, bytes | None]
-"""Command type, the command itself (CommandSend, …), and the entry behind it. The entry is None where there is none, and behind a
-SEND or MESSAGE whose checksum is wrong."""
+"""Command type, the command itself (CommandSend, …), and the entry behind it. The entry is None where there is none,
+and behind a SEND or MESSAGE whose checksum is wrong."""
 
 
 class Role(Enum):
@@ -163,7 +163,7 @@ class Connection:
                 kind = command.type
                 if kind not in self._allowed:
                     raise ProtocolError(f"the peer sent {_name_of(kind)} in state {self.state}")
-                if kind == _SEND or kind == _MESSAGE:
+                if kind in (_SEND, _MESSAGE):
                     if command_end == frame_end:
                         raise ProtocolError(f"{_name_of(kind)} without a payload")
                     entry = make_entry(buffer[command_end:frame_end])
@@ -193,13 +193,15 @@ class Connection:
             elif kind == CommandType.CONNECTED:
                 self.protocol_version = min(body.protocol_version, PROTOCOL_VERSION)
                 self.message_size_max = body.max_message_size or MESSAGE_SIZE_MAX
-                # A gateway announces less than it takes, so that what comes from another gateway, extended on the way, fits.
+                # A gateway announces less than it takes, so that what comes from another gateway, extended on the
+                # way, fits.
                 ours = body.server_version.startswith(SERVER_NAME)
                 self.entry_size_max = self.message_size_max + (ENTRY_EXTENSION_MAX if ours else 0) - 1
                 self._open()
             events.append((kind, body, None))
             if kind == CommandType.CONNECT:
-                # A client may go on without waiting for CONNECTED, in the same bytes even; what it may not is to say CONNECT again.
+                # A client may go on without waiting for CONNECTED, in the same bytes even; what it may not is to say
+                # CONNECT again.
                 self._allowed = _MAY_RECEIVE[self.role, State.open]
 
     # Time
@@ -213,7 +215,10 @@ class Connection:
         return self._last_received_ns + KEEP_ALIVE_INTERVAL_NS
 
     def tick(self, now_ns: int) -> None:
-        """Send PING into silence. Raises: ProtocolError when the peer left it unanswered, or never introduced itself."""
+        """Send PING into silence.
+
+        Raises: ProtocolError when the peer left it unanswered, or never introduced itself.
+        """
         if self.state is State.closed or now_ns < self.next_deadline_ns():
             return
         if self.state is State.handshake:
@@ -236,7 +241,8 @@ class Connection:
         self, *, client_version: str, auth_method: str = "none", auth_data: bytes = b"", proxy_to: str = ""
     ) -> None:
         """Client: introduce this side."""
-        assert self.role is Role.client and self.state is State.handshake
+        assert self.role is Role.client
+        assert self.state is State.handshake
         command = CommandConnect(
             client_version=client_version,
             auth_method_name=auth_method,
@@ -249,7 +255,8 @@ class Connection:
 
     def connected(self, *, server_version: str) -> None:
         """Broker: accept the peer's introduction."""
-        assert self.role is Role.broker and self.state is State.handshake
+        assert self.role is Role.broker
+        assert self.state is State.handshake
         command = CommandConnected(
             server_version=server_version,
             protocol_version=self.protocol_version,

@@ -2,9 +2,9 @@
 
     u16 0x0e01 | u32 CRC32C of all that follows | u32 size of the metadata | metadata (MessageMetadata) | payload
 
-All integers big-endian. The gateway hands an entry from producer to consumer without looking behind its metadata; the replicator
-extends the metadata, and nobody ever encodes it anew, because fields that this version does not know must survive.
-Source: PulsarApi.proto and Pulsar's "Binary protocol" page, payload commands.
+All integers big-endian. The gateway hands an entry from producer to consumer without looking behind its metadata; the
+replicator extends the metadata, and nobody ever encodes it anew, because fields that this version does not know must
+survive. Source: PulsarApi.proto and Pulsar's "Binary protocol" page, payload commands.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def extend_metadata(
 ) -> bytes:
     """The same entry under another producer's name and sequence id, which is also its highest.
 
-    The fields are appended to the encoded metadata, where the last occurrence of a scalar field wins: a broker that rebuilds its
-    deduplication from stored entries then finds them, and whatever else the metadata holds stays as it was. Raises: ProtocolError.
+    The fields are appended to the encoded metadata, where the last occurrence of a scalar field wins: a broker that
+    rebuilds its deduplication from stored entries then finds them, and whatever else the metadata holds stays as it
+    was. Raises: ProtocolError.
     """
     metadata, payload = split_entry(entry)
     fields = MessageMetadata(

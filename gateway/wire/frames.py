@@ -3,9 +3,9 @@
     simple command    u32 total size | u32 command size | command (BaseCommand)
     payload command   u32 total size | u32 command size | command | [u16 0x0e02, u32 size, broker metadata] | entry
 
-All integers big-endian; the total size does not count itself. Only SEND and MESSAGE carry an entry. What stands behind the command is
-made an entry here: broker metadata is cut off, a missing checksum (clients below protocol version 6) is added.
-Source: Pulsar's "Binary protocol" page, framing.
+All integers big-endian; the total size does not count itself. Only SEND and MESSAGE carry an entry. What stands
+behind the command is made an entry here: broker metadata is cut off, a missing checksum (clients below protocol
+version 6) is added. Source: Pulsar's "Binary protocol" page, framing.
 """
 
 from __future__ import annotations

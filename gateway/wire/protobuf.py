@@ -7,14 +7,15 @@ A table is text, one message after the other:
       num_messages  3 ? int32 = 1
       message_ids   4 * MessageIdData
 
-`!` required, `?` optional, `*` repeated; after `=` the default. `enum NAME` opens an enumeration, whose lines are `value number`.
-The tables are compiled in about 6 ms at import: no generated code, no `protoc`.
+`!` required, `?` optional, `*` repeated; after `=` the default. `enum NAME` opens an enumeration, whose lines are
+`value number`. The tables are compiled in about 6 ms at import: no generated code, no `protoc`.
 
-Only upb, protobuf's C implementation, is accepted: the pure Python one is thirty times slower and recurses without a bound
-(CVE-2025-4565).
+Only upb, protobuf's C implementation, is accepted: the pure Python one is thirty times slower and recurses without a
+bound (CVE-2025-4565).
 
-A trap for those who use the classes (measured on 7.36): parse with `Class.FromString` only. `Clear` and `MergeFromString` on one
-object, or assigning strings to one object again and again, grow its arena for ever; overwriting integers does not.
+A trap for those who use the classes (measured on 7.36): parse with `Class.FromString` only. `Clear` and
+`MergeFromString` on one object, or assigning strings to one object again and again, grow its arena for ever;
+overwriting integers does not.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def test_replicator_doubles_nothing_when_the_topic_is_unloaded_between_sends(tmp
 
 
 def test_replicator_survives_its_own_death_anywhere(tmp_path: Path, cloud: PulsarRig) -> None:
-    """Killed while it sends, the gateway goes on where the cloud's confirmations ended; what it sends again is dropped."""
+    """Killed while it sends, the gateway goes on where the cloud's confirmations ended; what it sends again is
+    dropped."""
     with _edge(tmp_path / "edge", cloud, "killed") as edge:
         for step in range(6):
             _publish(edge, "temperature", _numbers(step * 300, step * 300 + 300))
@@ -146,7 +147,8 @@ def test_replicator_finds_its_tail_when_the_cloud_forgot_its_name(tmp_path: Path
 
 
 def test_replicator_recognises_a_data_directory_put_back_to_an_older_copy(tmp_path: Path, cloud: PulsarRig) -> None:
-    """New entries get ids that the cloud has seen with other content: they arrive all the same, under a new incarnation."""
+    """New entries get ids that the cloud has seen with other content: they arrive all the same, under a new
+    incarnation."""
     topic = "plant/restored/temperature"
     edge = _edge(tmp_path / "edge", cloud, "restored")
     with edge:

@@ -1,4 +1,5 @@
-"""One broker for the module: this gateway, or (HEADWATER_COMPAT=pulsar) Apache Pulsar, which judges the tests themselves."""
+"""One broker for the module: this gateway, or (HEADWATER_COMPAT=pulsar) Apache Pulsar, which judges the tests
+themselves."""
 
 from __future__ import annotations
 

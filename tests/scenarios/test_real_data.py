@@ -1,7 +1,8 @@
-"""The readings of a real machine, over MQTT, while edge and cloud are killed: nothing is missing, nothing is doubled by us.
+"""The readings of a real machine, over MQTT, while edge and cloud are killed: nothing is missing, nothing is doubled
+by us.
 
-A device that was not told "received" sends again, so a reading may be in the edge's log twice; edge and cloud logs are identical entry
-for entry.
+A device that was not told "received" sends again, so a reading may be in the edge's log twice; edge and cloud logs
+are identical entry for entry.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def start_replay(edge: GatewayRig, data: Path, acked: Path) -> subprocess.Popen[
 
 def check_logs(edge: GatewayRig, cloud_url: str, acked: Path, readings: int) -> None:
     """Every acknowledged payload is in the edge's log, in order; both logs are identical."""
+    acknowledged = acked.read_bytes().splitlines()
 
     async def look() -> None:
         client = await RemoteClient.connect(edge.service_url)
@@ -78,7 +80,6 @@ def check_logs(edge: GatewayRig, cloud_url: str, acked: Path, readings: int) -> 
         stored = []
         while reader.has_opened_messages or await reader.has_entry_available():
             stored.append((await reader.read()).payload)
-        acknowledged = acked.read_bytes().splitlines()
         assert len(acknowledged) == readings
         assert set(acknowledged) <= set(stored)
         firsts = list(dict.fromkeys(stored))

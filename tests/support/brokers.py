@@ -59,7 +59,8 @@ class Mosquitto(BrokerRig):
         configuration = self._folder / "mosquitto.conf"
         configuration.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
-            f"persistence_location {self._folder}/\nautosave_interval 1\nmax_inflight_messages 0\nmax_queued_messages 0\n"
+            f"persistence_location {self._folder}/\nautosave_interval 1\n"
+            "max_inflight_messages 0\nmax_queued_messages 0\n"
         )
         self.child = Child([self._program, "-c", configuration], self._folder / "log.txt")
         self._wait()

@@ -1,6 +1,7 @@
 """A real Apache Pulsar, standalone, for tests: fetched once from Maven Central, started on free ports, always ended.
 
-`python -m tests.support.pulsar COMMAND…` runs a command with HEADWATER_CLOUD_URL and HEADWATER_CLOUD_ADMIN_URL pointing to one.
+`python -m tests.support.pulsar COMMAND…` runs a command with HEADWATER_CLOUD_URL and HEADWATER_CLOUD_ADMIN_URL
+pointing to one.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ _JVM_FLAGS = """
 -Dbookkeeper.metadata.bookie.drivers=org.apache.pulsar.metadata.bookkeeper.PulsarMetadataBookieDriver
 -Dbookkeeper.metadata.client.drivers=org.apache.pulsar.metadata.bookkeeper.PulsarMetadataClientDriver
 """
-_LOG4J = """<Configuration status="ERROR"><Appenders><Console name="c"><PatternLayout pattern="%d %p %c{1} %m%n"/></Console>
-</Appenders><Loggers><Root level="WARN"><AppenderRef ref="c"/></Root></Loggers></Configuration>
+_LOG4J = """<Configuration status="ERROR">
+<Appenders><Console name="c"><PatternLayout pattern="%d %p %c{1} %m%n"/></Console></Appenders>
+<Loggers><Root level="WARN"><AppenderRef ref="c"/></Root></Loggers>
+</Configuration>
 """
 
 

@@ -48,10 +48,11 @@ def demo(
     cloud_url: str | None,
     cloud_admin_url: str | None,
 ) -> int:
-    """Watch readings flow: MQTT devices, the durable log, the cloud, with the cloud cut off for some seconds on the way.
+    """Watch readings flow: MQTT devices, the durable log, the cloud, with the cloud cut off for some seconds on the
+    way.
 
-    Everything runs on this machine, on free ports, in a temporary folder, and is gone afterwards. Exit code 0 only if nothing is
-    missing and nothing is doubled at the cloud.
+    Everything runs on this machine, on free ports, in a temporary folder, and is gone afterwards. Exit code 0 only if
+    nothing is missing and nothing is doubled at the cloud.
     """
     from gateway.cli.demo.play import Play, PlaySettings
 

@@ -1,4 +1,5 @@
-"""The demo from curtain to curtain: starts its parts, plays, cuts the link, mends it, waits for the cloud, and compares."""
+"""The demo from curtain to curtain: starts its parts, plays, cuts the link, mends it, waits for the cloud, and
+compares."""
 
 from __future__ import annotations
 

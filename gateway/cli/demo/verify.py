@@ -24,7 +24,10 @@ class Comparison:
 
 
 async def compare(edge: Client, edge_topic: str, cloud: Client, cloud_topic: str) -> Comparison:
-    """Read both topics whole. The replicator's sequence id is the edge's entry id, so each entry is compared with its own."""
+    """Read both topics whole.
+
+    The replicator's sequence id is the edge's entry id, so each entry is compared with its own.
+    """
     stored = {entry_id: payload for entry_id, _, payload in await _read(edge, edge_topic)}
     arrived = await _read(cloud, cloud_topic)
     seen: dict[int, bytes] = {sequence_id: payload for _, sequence_id, payload in arrived}
