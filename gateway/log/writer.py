@@ -76,6 +76,8 @@ class WriterThread:
         """Refuse a group that finds no room, instead of waiting."""
         self._watching = False
         self._stopped: asyncio.Future[None] = loop.create_future()
+        self._reported: Room | None = writer.room
+        """What the loop was told last."""
         self._compressor = make_compressor()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -139,6 +141,7 @@ class WriterThread:
             if isinstance(item, _Look):
                 if self._watching:
                     self._writer.retry_room()
+                    self._reported = None
                     self._report_room()
                 continue
             quiet = self._commit(item) < LARGE_GROUP_BYTES
@@ -173,7 +176,8 @@ class WriterThread:
             logger.exception("the journal's writer failed")
             error = LogFailed(f"the journal's writer failed: {bug}")
             self._writer.failed = True
-        outcome = Outcome(sealed, written, encoded, error, self._writer.room, sync_ns, self._writer.failures)
+        room = self._reported = self._writer.room
+        outcome = Outcome(sealed, written, encoded, error, room, sync_ns, self._writer.failures)
         self._report(self._finished, outcome)
         return written.size if written else 0
 
@@ -191,7 +195,11 @@ class WriterThread:
                 self._writer.retry_room()
 
     def _report_room(self) -> None:
-        self._report(self._room_changed, self._writer.room)
+        room = self._writer.room
+        if room != self._reported:
+            # Only news: each report wakes the event loop.
+            self._reported = room
+            self._report(self._room_changed, room)
 
     def _report(self, callback: Callable[..., None], *arguments: object) -> None:
         try:

@@ -344,6 +344,31 @@ async def test_full_device_is_left_when_room_returns(disk: SimulatedDisk) -> Non
     await harness.journal.close()
 
 
+async def test_entry_that_does_not_fit_does_not_keep_others_out(disk: SimulatedDisk) -> None:
+    """One large entry is refused near the quota; what still fits is taken as soon as the room was looked at."""
+    harness = Harness(disk, segments_max=1, segment_bytes=8 * MIB)
+    harness.publish(random.Random(1).randbytes(3 * MIB))
+    await harness.journal.sync()
+    with pytest.raises(LogFull):
+        harness.publish(bytes(5 * MIB))
+    await harness.until(lambda: harness.journal.state is JournalState.open)
+    harness.publish()
+    await harness.journal.sync()
+    assert harness.results == [None, None]
+    await harness.journal.close()
+
+
+async def test_waiting_group_is_refused_when_a_full_log_stops(disk: SimulatedDisk) -> None:
+    """Its sender is told so, nothing of it is on disk, and the stop doesn't wait for room."""
+    disk.fail = lambda number, name: OSError(28, "no room") if name == "allocate" else None
+    harness = Harness(disk)
+    harness.publish()
+    await harness.until(lambda: harness.journal.state is JournalState.full)
+    await harness.journal.close()
+    assert [type(result) for result in harness.results] == [LogFull]
+    assert harness.committed == []
+
+
 async def test_close_commits_what_waits_and_a_clean_stop(disk: SimulatedDisk) -> None:
     """The last group says that the gateway ended in order."""
     harness = Harness(disk)
