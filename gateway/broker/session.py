@@ -21,6 +21,7 @@ from gateway.broker.broker import Broker
 from gateway.broker.consumer import Consumer
 from gateway.broker.producer import Producer, deduplication_key
 from gateway.broker.seek import first_entry_published_since
+from gateway.broker.subscription import Subscription
 from gateway.broker.topic import DUPLICATE, Topic, wait_for_last_group
 from gateway.errors import (
     BrokerError,
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 REQUESTS_WAITING_MAX = 10_000
 """Commands of one connection that wait for their turn; more than that is no client but a flood."""
+MODE_NON_PERSISTENT = 1
+"""CommandGetTopicsOfNamespace.mode."""
 SEQUENCE_ID_MAX = 2**63 - 1
 """Clients hold them as signed integers."""
 SEND = int(CommandType.SEND)
@@ -88,6 +91,8 @@ class Session:
         """Topic by producer id."""
         self._closed_producers: set[int] = set()
         """Ids that the broker closed: what the client had already sent for them is dropped without an answer."""
+        self._sought: set[Subscription] = set()
+        """Subscriptions whose consumers the broker took away: readers' cursors among them are kept for their return."""
         self._flush = flush
         self._probe = probe
         self._slots: deque[Slot] = deque()
@@ -155,6 +160,9 @@ class Session:
             self._topics[producer_id].remove_producer(producer)
         for consumer in tuple(self.consumers.values()):
             self._let_go(consumer)
+        for subscription in self._sought:
+            subscription.topic.drop_if_unused(subscription)
+        self._sought.clear()
         self.producers.clear()
         self.consumers.clear()
 
@@ -376,6 +384,7 @@ class Session:
         )
         subscription.check_joinable(subscription_type)
         self.consumers[command.consumer_id] = consumer
+        self._sought.discard(subscription)
         # SUCCESS first: older Go clients drop what overtakes it.
         self._reply(answers.success(command.request_id))
         subscription.add_consumer(consumer, subscription_type)
@@ -494,6 +503,7 @@ class Session:
 
     def consumer_closed(self, consumer: Consumer) -> None:
         self.consumers.pop(consumer.consumer_id, None)
+        self._sought.add(consumer.subscription)
         self._reply(answers.close_consumer(consumer.consumer_id))
 
     def active_changed(self, consumer: Consumer, active: bool) -> None:
@@ -516,8 +526,10 @@ class Session:
         self._reply(answers.lookup(command.request_id))
 
     async def _get_topics(self, command: Any) -> None:
-        summaries = await self.broker.list_topics(NamespaceName.parse(command.namespace))
-        names = [summary.name for summary in summaries if summary.ledger_id]
+        names: list[str] = []
+        if command.mode != MODE_NON_PERSISTENT:
+            summaries = await self.broker.list_topics(NamespaceName.parse(command.namespace))
+            names = [summary.name for summary in summaries if summary.ledger_id]
         self._reply(answers.topics(command.request_id, names))
 
     # Small things
