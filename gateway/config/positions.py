@@ -17,7 +17,8 @@ from gateway.errors import ConfigError, ConfigMistake
 TreePath = tuple[str | int, ...]
 """Keys and list indexes from the top of the file."""
 
-_INTEGER = re.compile(r"[-+]?[0-9]+")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
+"""Longer ones are no number that anybody means, and Python refuses to read thousands of digits: they stay text."""
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NULL = {"", "~", "null", "Null", "NULL"}
 _TRUE = {"true", "True", "TRUE"}
@@ -73,8 +74,11 @@ def parse_document(text: str, file: str) -> Document:
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         raise ConfigError([ConfigMistake(f"not YAML: {error.problem}", file, line, column)]) from error
     except yaml.YAMLError as error:
-        # A byte that YAML does not allow at all: the reader names it and its place on lines of their own.
-        raise ConfigError([ConfigMistake(f"not YAML: {str(error).splitlines()[0]}", file, 0, 0)]) from error
+        # A character that YAML does not allow at all. Its position counts bytes.
+        before = text.encode()[: getattr(error, "position", 0)].decode(errors="ignore")
+        place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        message = f"not YAML: {str(error).splitlines()[0]}"
+        raise ConfigError([ConfigMistake(message, file, place.line, place.column)]) from error
     if node is None:
         raise ConfigError(
             [ConfigMistake("the file is empty", file, 0, 0, "the least is gateway: {id: …, data_dir: …}")]

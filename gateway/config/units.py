@@ -6,7 +6,8 @@ import re
 
 from gateway.limits import GIB, KIB, MIB, MS, SECOND
 
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]*)")
+_QUANTITY = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)")
+"""So many digits are more than any quantity needs and fewer than what a float can't hold."""
 DURATIONS = {
     "ms": MS,
     "s": SECOND,
