@@ -21,6 +21,7 @@ COMMANDS = {
     "completion": "gateway.cli.completion:completion",
     "consume": "gateway.cli.messages:consume",
     "demo": "gateway.cli.demo:demo",
+    "log": "gateway.cli.log:log",
     "produce": "gateway.cli.messages:produce",
     "replication": "gateway.cli.replication:replication",
     "run": "gateway.cli.run:run",
