@@ -17,12 +17,13 @@ from gateway.errors import ConfigError, ConfigMistake
 TreePath = tuple[str | int, ...]
 """Keys and list indexes from the top of the file."""
 
-_INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
-"""Longer ones are no number that anybody means, and Python refuses to read thousands of digits: they stay text."""
+_INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NULL = {"", "~", "null", "Null", "NULL"}
 _TRUE = {"true", "True", "TRUE"}
 _FALSE = {"false", "False", "FALSE"}
+NUMBER_LENGTH_MAX = 100
+"""Longer ones nobody means as a number, and Python refuses to read thousands of digits: they stay text."""
 DEPTH_MAX = 50
 """Levels of mappings and lists; the design's file has four."""
 
@@ -149,7 +150,7 @@ def _place(node: Any) -> Place:
 
 def _scalar(node: yaml.ScalarNode) -> Any:
     text: str = node.value
-    if node.style in ("'", '"', "|", ">"):
+    if node.style in ("'", '"', "|", ">") or len(text) > NUMBER_LENGTH_MAX:
         return text
     if text in _NULL:
         return None

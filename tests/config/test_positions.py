@@ -52,6 +52,7 @@ def test_parser_falls_back_to_the_parent_for_what_is_missing() -> None:
         ('"true"', "true"),
         ("250ms", "250ms"),
         ("0x1F", "0x1F"),
+        ("9" * 5_000, "9" * 5_000),
     ],
 )
 def test_parser_reads_scalars_as_yaml_1_2_does(text: str, value: object) -> None:
@@ -98,6 +99,7 @@ def test_parser_survives_deep_nesting() -> None:
         ("a: 'open\n", 2, 1),
         ("\ta: 1\n", 1, 1),
         ("a: 1\n---\nb: 2\n", 2, 1),
+        ("a: 1\nb: é\x00", 2, 5),
     ],
 )
 def test_parser_names_the_place_of_broken_yaml(text: str, line: int, column: int) -> None:

@@ -33,7 +33,9 @@ def test_size_is_read_in_bytes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "5", "-5s", "5 years", "s", "1_0s", "5S", "5Ms", "1e3s", "\u0665s", "5s5"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "-5s", "5 years", "s", "1_0s", "5S", "5Ms", "1e3s", "\u0665s", "5s5", f"{'9' * 400}s"]
+)
 def test_duration_refuses_what_is_no_duration(text: str) -> None:
     """A missing, unknown or misspelt unit is an error, never a guess."""
     with pytest.raises(ValueError, match="is not a duration"):
