@@ -32,7 +32,8 @@ def load(path: Path) -> Settings:
 
 def load_in_child(path: Path) -> Settings:
     """As `load`, without importing what reading a file needs. Raises: ConfigError."""
-    command = [sys.executable, "-m", "gateway.config", str(path)]
+    # -P: a `json.py` or a `gateway` in the folder where this was started is not to take part.
+    command = [sys.executable, "-P", "-m", "gateway.config", str(path)]
     try:
         outcome = subprocess.run(command, capture_output=True, timeout=CHILD_TIMEOUT_S, check=False)
         answer = json.loads(outcome.stdout)

@@ -126,3 +126,14 @@ def test_daemon_learns_when_the_reading_child_dies(file: Path, tmp_path: Path, m
     monkeypatch.setattr(sys, "executable", os.fspath(killer))
     with pytest.raises(ConfigError, match="ended with -9"):
         load_in_child(file)
+
+
+def test_child_reads_with_this_program_wherever_it_was_started(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that happens to hold a `json.py` or a `gateway` of somebody's own does not take part."""
+    (tmp_path / "gateway").mkdir()
+    for name in ("json.py", "yaml.py", "gateway/__init__.py"):
+        (tmp_path / name).write_text("raise SystemExit('not the one that was meant')\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_in_child(file) == load(file)
