@@ -27,13 +27,15 @@ from gateway.errors import BrokerError, GatewayError, NotAllowed, ProtocolError
 from gateway.message import EARLIEST, LATEST, Entry, InitialPosition, MessageId, Position, SubscriptionType
 from gateway.names import TopicName
 from gateway.wire import commands
-from gateway.wire.acks import mask_of_words, still_unacked
+from gateway.wire.acks import mask_of_words, still_unacked, words_of_mask
 from gateway.wire.commands import AckType, CommandType
 from gateway.wire.connection import UNSIGNED
 from gateway.wire.entry import parse_metadata
 
 LOOKUP_REDIRECTS_MAX = 10
 SEEK_CLOSE_TIMEOUT_S = 10.0
+PARTLY_ACKED_MAX = 10_000
+"""Batches acknowledged in part that one consumer remembers; the oldest is forgotten, and delivered again some day."""
 
 
 class RemoteClient(Client):
@@ -333,6 +335,8 @@ class RemoteInbox:
         self._taken = 0
         self._error: GatewayError | None = None
         self._seeking: asyncio.Future[None] | None = None
+        self._partly_acked: dict[Position, int] = {}
+        """Batches that are acknowledged in part, and the mask of what is not."""
         self._partition = TopicName.parse(topic).partition
 
     async def join(self) -> None:
@@ -392,10 +396,26 @@ class RemoteInbox:
         command = commands.CommandAck(consumer_id=self.consumer_id, ack_type=int(kind))
         wire_id = command.message_id.add(ledgerId=message_id.ledger_id, entryId=message_id.entry_id)
         if message_id.batch_index >= 0 and message_id.batch_size > 1:
-            cumulative = kind is AckType.cumulative
-            wire_id.ack_set.extend(still_unacked(message_id.batch_index, message_id.batch_size, cumulative=cumulative))
-            wire_id.batch_size = message_id.batch_size
+            remaining = self._remaining(message_id, cumulative=kind is AckType.cumulative)
+            if remaining:
+                wire_id.ack_set.extend(remaining)
+                wire_id.batch_size = message_id.batch_size
         self.connection.send(CommandType.ACK, command)
+
+    def _remaining(self, message_id: MessageId, *, cumulative: bool) -> tuple[int, ...]:
+        """What an entry's acknowledgements so far leave, as an ack_set; empty: nothing.
+
+        The last one must name the whole entry: a broker that does not keep acknowledgements within batches, which is
+        Pulsar's default, waits for that.
+        """
+        size = message_id.batch_size
+        words = still_unacked(message_id.batch_index, size, cumulative=cumulative)
+        mask = mask_of_words(words, size) & self._partly_acked.pop(message_id.position, -1)
+        if mask:
+            while len(self._partly_acked) >= PARTLY_ACKED_MAX:
+                self._partly_acked.pop(next(iter(self._partly_acked)))
+            self._partly_acked[message_id.position] = mask
+        return words_of_mask(mask)
 
     def redeliver(self, message_id: MessageId) -> None:
         if self._options.subscription_type in (SubscriptionType.exclusive, SubscriptionType.failover):
@@ -417,6 +437,7 @@ class RemoteInbox:
         finally:
             self._seeking = None
         self._queue.clear()
+        self._partly_acked.clear()
         self._taken = 0
         if self._start is not None:
             # The cursor that was moved must be found again, not made anew where the reader once began.

@@ -14,7 +14,20 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from gateway import __version__
-from gateway.errors import BrokerError, GatewayError, ProtocolError, ServerError
+from gateway.errors import (
+    AuthenticationFailed,
+    BrokerError,
+    ConsumerBusy,
+    GatewayError,
+    NotAllowed,
+    ProducerBusy,
+    ProducerFenced,
+    ProtocolError,
+    ServerError,
+    StorageUnavailable,
+    SubscriptionNotFound,
+    TopicNotFound,
+)
 from gateway.limits import SECOND
 from gateway.wire import commands
 from gateway.wire.commands import CommandType
@@ -27,6 +40,19 @@ REQUEST_TIMEOUT_S = 30.0
 """How long an answer may take. Source: the clients' operation time-out."""
 DEFAULT_PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
 TLS_SCHEME = "pulsar+ssl"
+_CLASSES: dict[ServerError, type[BrokerError]] = {
+    kind.code: kind
+    for kind in (
+        TopicNotFound,
+        SubscriptionNotFound,
+        ProducerBusy,
+        ProducerFenced,
+        ConsumerBusy,
+        NotAllowed,
+        AuthenticationFailed,
+        StorageUnavailable,
+    )
+}
 
 
 class ProducerSink(Protocol):
@@ -341,11 +367,13 @@ async def open_connection(
 
 
 def _refused(code: int, message: str) -> BrokerError:
+    """A refusal as the class that `local` raises for the same, so that callers need not ask where the broker is."""
     try:
         known = ServerError(code)
     except ValueError:
         known = ServerError.UnknownError
-    return BrokerError(message or known.name, code=known)
+    kind = _CLASSES.get(known, BrokerError)
+    return kind(message or known.name, code=known)
 
 
 def _signed(value: int) -> int:

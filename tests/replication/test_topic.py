@@ -10,7 +10,7 @@ import pytest
 from gateway.client.api import Commit, StateChange
 from gateway.replication import sender
 from gateway.replication.progress import PERSIST_EVERY
-from gateway.wire.entry import parse_metadata
+from gateway.wire.entry import build_entry, parse_metadata, split_entry
 from tests.replication.cloud import FakeCloud
 from tests.replication.conftest import TOPIC, Edge
 
@@ -326,8 +326,6 @@ async def test_replicator_says_possibly_lost_where_it_may_not_read(edge: Edge, c
 
 
 def _published_at(entry: bytes, time_ms: int) -> bytes:
-    from gateway.wire.commands import MessageMetadata
-    from gateway.wire.entry import build_entry, split_entry
-
+    """The entry with another publish_time (3) appended."""
     metadata, payload = split_entry(entry)
-    return build_entry(metadata + MessageMetadata(publish_time=time_ms).SerializePartialToString(), payload)
+    return build_entry(metadata + b"\x18" + bytes([time_ms]), payload)
