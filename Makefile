@@ -32,7 +32,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: $(STAMP)
+demo: setup
 	@$(if $(filter pulsar,$(CLOUD)),$(BIN)/python -m tests.support.pulsar )$(BIN)/headwater demo $(if $(FOR),--for $(FOR))
 
 check: $(STAMP)
