@@ -51,6 +51,8 @@ class Metadata:
         self._pending = Fold()
         self._flushing = asyncio.Lock()
         """Folds go in one at a time, in order."""
+        self._flushes: set[asyncio.Task[None]] = set()
+        """Under way, whether or not anybody still waits for them."""
         self._bytes_since_checkpoint = 0
         self._working: asyncio.Task[None] | None = None
         """A checkpoint or a flush that nobody waits for but `close`."""
@@ -116,6 +118,7 @@ class Metadata:
         """Let go of the database; what is not in it is in the journal."""
         if self._working is not None:
             await asyncio.wait([self._working])
+        await asyncio.gather(*self._flushes, return_exceptions=True)
         if self._views is not None:
             await self._run(self._opened.close)
         self._pool.shutdown()
@@ -138,7 +141,18 @@ class Metadata:
         return await self._run(lambda: read(views))
 
     async def _flush(self, *, durable: bool) -> None:
-        """Bring what is pending into the database; what it refuses stays pending, before what came meanwhile."""
+        """Bring what is pending into the database. Raises: LogError.
+
+        Whoever waits for it may be cancelled; the flush itself is not. A fold that was taken from what is pending and
+        then dropped would be missing for ever, because the views' position goes past it with the next one.
+        """
+        flush = asyncio.get_running_loop().create_task(self._flush_pending(durable))
+        self._flushes.add(flush)
+        flush.add_done_callback(self._flushes.discard)
+        await asyncio.shield(flush)
+
+    async def _flush_pending(self, durable: bool) -> None:
+        """What the database refuses stays pending, before what came meanwhile."""
         async with self._flushing:
             fold = self._pending
             if fold.empty and not durable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -106,3 +107,23 @@ async def test_reads_and_commits_may_mix(metadata: Metadata) -> None:
     await asyncio.gather(*reads)
     assert seen == sorted(seen)
     assert seen[-1] == 50
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancelled_read_takes_no_change_with_it(metadata: Metadata, turns: int) -> None:
+    """Whoever reads may be cancelled at any moment; what was on its way into the database arrives all the same."""
+    feed = Feed(metadata)
+    feed.commit(TopicRecord(1, TOPIC), entries=3)
+    # The thread is kept busy, so that the flush of the cancelled read is still in line.
+    release = threading.Event()
+    metadata._pool.submit(release.wait)
+    reading = asyncio.create_task(metadata.list_topics())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    release.set()
+    feed.commit(StateRecord("owner", "key", b"1"))
+    topic = await metadata.load_topic(TOPIC)
+    assert topic is not None
+    assert topic.next_entry_id == 3
