@@ -93,7 +93,8 @@ def _fetch(home: Path) -> None:
     if outcome.returncode or not archives:
         raise PulsarMissing(f"Maven could not fetch Apache Pulsar {VERSION}: {outcome.stdout[-300:]}")
     with tarfile.open(archives[0]) as archive:
-        archive.extractall(CACHE, filter="tar")
+        # Python before 3.11.4, such as that of Debian 12, knows no filters.
+        archive.extractall(CACHE, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
     shutil.rmtree(CACHE / "download")
     (home / "complete").touch()
 
