@@ -431,7 +431,8 @@ class RemoteInbox:
         try:
             await self.connection.request(CommandType.SEEK, command)
             try:
-                await asyncio.wait_for(self._seeking, SEEK_CLOSE_TIMEOUT_S)
+                async with asyncio.timeout(SEEK_CLOSE_TIMEOUT_S):
+                    await self._seeking
             except TimeoutError:
                 raise ProtocolError("the broker did not close the consumer after a seek") from None
         finally:

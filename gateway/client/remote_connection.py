@@ -111,7 +111,8 @@ class RemoteConnection(asyncio.Protocol):
             proxy_to=proxy_to,
         )
         self._flush_soon()
-        await asyncio.wait_for(self._opened, CONNECT_TIMEOUT_S)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await self._opened
 
     async def request(self, kind: CommandType, body: Any) -> Any:
         """Send a command that has a request id and wait for its answer. Raises: BrokerError, ProtocolError."""
@@ -123,7 +124,9 @@ class RemoteConnection(asyncio.Protocol):
         self._connection.send(kind, body)
         self._flush_soon()
         try:
-            return await asyncio.wait_for(answer, REQUEST_TIMEOUT_S)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that meets the answer.
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await answer
         except TimeoutError:
             raise ProtocolError(f"the broker did not answer {kind.name} within {REQUEST_TIMEOUT_S:.0f} s") from None
         finally:
@@ -176,7 +179,8 @@ class RemoteConnection(asyncio.Protocol):
         self._fail(ProtocolError("the connection was closed by this side"))
         if self._transport is not None:
             try:
-                await asyncio.wait_for(self._lost.wait(), CLOSE_TIMEOUT_S)
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._lost.wait()
             except TimeoutError:
                 # The peer takes nothing: what was to be written to it is dropped.
                 self._transport.abort()
@@ -343,12 +347,10 @@ async def open_connection(
         except (OSError, ssl.SSLError) as error:
             raise ProtocolError(f"{trust_certs_file} holds no certificates: {error}", local=True) from error
     try:
-        _, connection = await asyncio.wait_for(
-            asyncio.get_running_loop().create_connection(
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await asyncio.get_running_loop().create_connection(
                 RemoteConnection, parts.hostname, port or DEFAULT_PORTS[parts.scheme], ssl=tls
-            ),
-            CONNECT_TIMEOUT_S,
-        )
+            )
     except TimeoutError:
         raise ProtocolError(f"{url} does not answer") from None
     except ssl.SSLError as error:
@@ -360,7 +362,7 @@ async def open_connection(
     except TimeoutError:
         await connection.close()
         raise ProtocolError(f"{url} accepts connections, but does not speak Pulsar's protocol") from None
-    except GatewayError:
+    except BaseException:
         await connection.close()
         raise
     return connection

@@ -146,6 +146,7 @@ class Sender:
             self._confirmed.clear()
             if not self._progress.persist_due:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._persist_due.wait(), PERSIST_PAUSE_S)
+                    async with asyncio.timeout(PERSIST_PAUSE_S):
+                        await self._persist_due.wait()
             self._persist_due.clear()
             await self._persist()

@@ -40,7 +40,8 @@ async def read_tail(remote: RemoteClient, topic: str, names: Collection[str], *,
             raise TailUnreadable(f"there is no right to read it ({error})") from error
         raise
     try:
-        return await asyncio.wait_for(_collect(reader, names), TAIL_TIMEOUT_S)
+        async with asyncio.timeout(TAIL_TIMEOUT_S):
+            return await _collect(reader, names)
     except TimeoutError:
         raise TailUnreadable(f"it was not read to its end within {TAIL_TIMEOUT_S:.0f} s") from None
     finally:

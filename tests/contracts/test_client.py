@@ -25,7 +25,7 @@ def entry(payload: bytes, sequence_id: int = 0) -> bytes:
 
 
 def batch(*payloads: bytes) -> bytes:
-    """A batch written by hand: SingleMessageMetadata with payload_size (3) alone, MessageMetadata with the count (11)."""
+    """Written by hand: SingleMessageMetadata with payload_size (3) alone, MessageMetadata with the count (11)."""
     parts = [b"\x00\x00\x00\x02\x18" + bytes([len(payload)]) + payload for payload in payloads]
     metadata, _ = split_entry(entry(b""))
     return build_entry(metadata + b"\x58" + bytes([len(payloads)]), b"".join(parts))
