@@ -22,11 +22,16 @@ def words_of_mask(mask: int) -> tuple[int, ...]:
 
 
 def mask_of_words(words: Iterable[int], size: int) -> int:
-    """The bits of words, cut to a batch of `size` messages."""
+    """The bits of words, cut to a batch of `size` messages; of a size of 0 or less nothing is left.
+
+    `size` is a publisher's claim: no number is made that is longer than the words.
+    """
     mask = 0
-    for index, word in enumerate(words):
-        mask |= (word & _WORD) << (index * WORD_BITS)
-    return mask & ((1 << size) - 1)
+    bits = 0
+    for word in words:
+        mask |= (word & _WORD) << bits
+        bits += WORD_BITS
+    return mask if size >= bits else mask & ((1 << max(0, size)) - 1)
 
 
 def still_unacked(batch_index: int, batch_size: int, *, cumulative: bool) -> list[int]:
