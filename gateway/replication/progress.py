@@ -113,7 +113,12 @@ class Case(Enum):
     refused = "refused"
     """A send was refused. Read its tail before c passes the ids in doubt."""
     resume = "resume"
-    """Send again from c + 1; the remote drops what it has."""
+    """Send again from c + 1; the remote drops what it has.
+
+    A limit: a refusal that was on its way when the connection broke is never heard of. If the remote stored later ids
+    all the same, its "duplicate" is then taken for a confirmation. Verifying against it would mean reading the tail
+    after every break of the link.
+    """
 
 
 class CaseRule(NamedTuple):

@@ -48,6 +48,8 @@ class FakeCloud:
         """Entries to store before all connections are cut, the last ones unconfirmed; -1: never."""
         self.hold_receipts = False
         self.may_consume = True
+        self.silent_to_readers = False
+        """SUBSCRIBE is left unanswered."""
         self.message_size_max = 1 << 20
         self.connections: set[CloudConnection] = set()
         self.connections_made = 0
@@ -259,6 +261,8 @@ class CloudConnection(asyncio.Protocol):
             self._wire.send_receipt(command.producer_id, command.sequence_id, None, ledger_id, entry_id)
 
     def _subscribe(self, command: Any) -> None:
+        if self._cloud.silent_to_readers:
+            return
         if not self._cloud.may_consume:
             self._error(command, ServerError.AuthorizationError, "may not consume")
             return
