@@ -376,6 +376,11 @@ class RemoteInbox:
             await self._arrived.wait()
         return self._pop()
 
+    @property
+    def holds_entries(self) -> bool:
+        """Whether `take` would return at once."""
+        return bool(self._queue)
+
     def take_available(self, entries_max: int) -> list[ReceivedEntry]:
         return [self._pop() for _ in range(min(entries_max, len(self._queue)))]
 
@@ -550,6 +555,9 @@ class RemoteReader(Reader):
         return entries
 
     async def has_entry_available(self) -> bool:
+        if self.inbox.holds_entries:
+            # Without a question to the broker for each entry, which halved the rate of reading up to the end.
+            return True
         answer = await self.inbox.last_message_id()
         last = _message_id(answer.last_message_id).position
         if last.entry_id < 0:
