@@ -13,6 +13,7 @@ import importlib.metadata
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -401,6 +402,8 @@ def run(path: Path) -> int:
         stream=sys.stderr, level=os.environ.get("HEADWATER_LOG", "INFO"), format="%(levelname)s %(name)s: %(message)s"
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     started = time.process_time()
     try:
         settings = load_in_child(path)

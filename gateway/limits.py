@@ -35,6 +35,10 @@ CONNECTION_WRITE_BUFFER_MAX = 1 * MIB
 """Bytes buffered for one slow peer before its dispatch pauses (guarantee G14)."""
 PENDING_RECEIPTS_MAX = 4_096
 """Entries of one connection that wait for the commit before its socket is read no further."""
+PENDING_SIZE_MAX = 32 * MIB
+"""Raw bytes of all connections together that wait for the commit before sockets are read no further."""
+PARTIAL_FRAMES_SIZE_MAX = 64 * MIB
+"""Bytes of incomplete frames of all connections together; who goes beyond it is closed."""
 HANDLES_PER_CONNECTION_MAX = 10_000
 """Producers plus consumers of one connection."""
 ACK_IDS_MAX = 10_000

@@ -11,7 +11,14 @@ from typing import cast
 from gateway.broker.broker import Broker
 from gateway.broker.session import Session
 from gateway.errors import ProtocolError
-from gateway.limits import CONNECTION_WRITE_BUFFER_MAX, CONNECTIONS_MAX, PENDING_RECEIPTS_MAX, SECOND
+from gateway.limits import (
+    CONNECTION_WRITE_BUFFER_MAX,
+    CONNECTIONS_MAX,
+    PARTIAL_FRAMES_SIZE_MAX,
+    PENDING_RECEIPTS_MAX,
+    PENDING_SIZE_MAX,
+    SECOND,
+)
 from gateway.wire.connection import Connection, Role, State
 
 logger = logging.getLogger(__name__)
@@ -28,11 +35,26 @@ class BrokerServer:
         self.now_ns = now_ns
         self.connections: set[ClientConnection] = set()
         self._server: asyncio.Server | None = None
+        self._partial_bytes = 0
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket, made with proto=IPPROTO_TCP so that asyncio turns Nagle's algorithm off."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: ClientConnection(self), sock=listener)
+
+    def partial_frames(self, connection: ClientConnection) -> None:
+        """Bound what all connections together hold of frames that are not complete."""
+        held = connection.held_bytes
+        self._partial_bytes += held - connection.counted_bytes
+        connection.counted_bytes = held
+        if held and self._partial_bytes > PARTIAL_FRAMES_SIZE_MAX:
+            connection.end("too many clients send large entries at once")
+
+    def forget(self, connection: ClientConnection) -> None:
+        """A connection is gone."""
+        self._partial_bytes -= connection.counted_bytes
+        connection.counted_bytes = 0
+        self.connections.discard(connection)
 
     async def close(self) -> None:
         """Accept nobody any more and close all connections; what they have appended is still committed."""
@@ -56,10 +78,17 @@ class ClientConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self.peer = "?"
+        self.counted_bytes = 0
+        """What the server has counted of `held_bytes`."""
 
     @property
     def session(self) -> Session:
         return self._session
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._connection.held_bytes
 
     # asyncio.Protocol
 
@@ -79,10 +108,11 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._session.handle(self._connection.receive_data(data, self._server.now_ns()))
         except ProtocolError as error:
-            self._end(str(error))
+            self.end(str(error))
             return
         self._flush_soon()
-        if self._reading and self._session.receipts_waiting > PENDING_RECEIPTS_MAX and self._transport is not None:
+        self._server.partial_frames(self)
+        if self._reading and self._ahead_of_commit(1) and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
 
@@ -94,7 +124,7 @@ class ClientConnection(asyncio.Protocol):
         self._session.wake_consumers()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end(f"the connection was lost: {error}" if error else "the peer closed the connection")
+        self.end(f"the connection was lost: {error}" if error else "the peer closed the connection")
 
     # Writing
 
@@ -114,9 +144,17 @@ class ClientConnection(asyncio.Protocol):
         if self._session.flushed() and not self._transport.get_write_buffer_size() > CONNECTION_WRITE_BUFFER_MAX:
             self._session.writable = True
             self._session.wake_consumers()
-        if not self._reading and self._session.receipts_waiting <= PENDING_RECEIPTS_MAX // 2:
+        if not self._reading and not self._ahead_of_commit(2):
             self._reading = True
             self._transport.resume_reading()
+
+    def _ahead_of_commit(self, share: int) -> bool:
+        """Whether more than 1/share of what may wait for the commit does: entries of this connection, bytes of all."""
+        waiting = self._session.receipts_waiting
+        if not waiting:
+            return False
+        waiting_bytes = self._server.broker.log.journal.waiting_bytes
+        return waiting > PENDING_RECEIPTS_MAX // share or waiting_bytes > PENDING_SIZE_MAX // share
 
     # Life
 
@@ -128,7 +166,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._connection.tick(self._server.now_ns())
         except ProtocolError as error:
-            self._end(str(error))
+            self.end(str(error))
             return
         self._flush_soon()
         self._arm()
@@ -149,11 +187,12 @@ class ClientConnection(asyncio.Protocol):
 
     async def shut(self, reason: str) -> None:
         """Close the connection and let go of all that belongs to it."""
-        self._end(reason)
+        self.end(reason)
         if self._closing is not None:
             await self._closing
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Close the connection; what belongs to it is let go of by a task of its own."""
         if self._closing is not None:
             return
         logger.info("%s: connection closed: %s", self.peer, self._connection.close_reason or reason)
@@ -167,4 +206,4 @@ class ClientConnection(asyncio.Protocol):
 
     async def _finish(self) -> None:
         await self._session.close()
-        self._server.connections.discard(self)
+        self._server.forget(self)
