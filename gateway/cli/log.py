@@ -28,8 +28,8 @@ def log() -> None:
 def repair(target: Target, yes: bool, as_json: bool) -> None:
     """Let a log start that refuses to, because state records (topics, cursors) are unreadable.
 
-    What can be read is kept; what can't is given up, and named. Entries are never changed. The gateway must be stopped. Take a copy
-    of the data directory first: what is given up here may be readable on another day.
+    What can be read is kept; what can't is given up, and named. Entries are never changed. The gateway must be stopped.
+    Take a copy of the data directory first: what is given up here may be readable on another day.
     """
     settings = target.settings()
     if settings is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from gateway.cli.control import CONTROL_SOCKET
 from gateway.config.load import as_plain, full_topic_name
 from gateway.config.mistakes import mistakes_of
 from gateway.config.models import file_model, load_connectors
@@ -16,6 +17,9 @@ from gateway.config.positions import Document, TreePath, parse_document
 from gateway.errors import ConfigError, ConfigMistake, ConnectorError
 from gateway.names import Domain, NamespaceName, TopicName
 from gateway.replication.settings import fill_template, keeps_topics_apart
+
+UNIX_PATH_BYTES_MAX = 107
+"""A socket's path. Source: unix(7), sun_path without its ending zero."""
 
 
 @cache
@@ -37,7 +41,9 @@ def check_text(text: str, file: str) -> dict[str, Any]:
         model: Any = _model().model_validate(document.data)
     except ValidationError as error:
         raise ConfigError(_in_order(mistakes_of(document, error, _model()))) from error
+    folder = Path(file).resolve().parent
     mistakes = [
+        *_path_mistakes(document, model, folder),
         *_names_twice(document, model),
         *_replication_mistakes(document, model),
         *_topic_mistakes(document, model),
@@ -45,7 +51,7 @@ def check_text(text: str, file: str) -> dict[str, Any]:
     mistakes += [*_listen_mistakes(document, model), *_sensor_mistakes(document, model)]
     if mistakes:
         raise ConfigError(_in_order(mistakes))
-    return _describe(model, Path(file).resolve().parent)
+    return _describe(model, folder)
 
 
 def _in_order(mistakes: list[ConfigMistake]) -> list[ConfigMistake]:
@@ -103,6 +109,31 @@ def _file(folder: Path, name: str | None) -> str:
 
 
 # What a model can't see
+
+
+def _path_mistakes(document: Document, model: Any, folder: Path) -> list[ConfigMistake]:
+    mistakes = []
+    given: list[tuple[TreePath, str]] = [(("gateway", "data_dir"), model.gateway.data_dir)]
+    for index, item in enumerate(model.replication):
+        given += [
+            (("replication", index, key), value)
+            for key in ("token_file", "trust_certs_file")
+            if (value := getattr(item, key)) is not None
+        ]
+    for path, value in given:
+        if value.startswith("~"):
+            # It would become a folder of that name: only shells know whose home is meant.
+            mistakes.append(document.mistake(path, f"'{value}' begins with ~", hint="write the path in full"))
+    control_socket = folder / model.gateway.data_dir / CONTROL_SOCKET
+    if len(os.fsencode(control_socket)) > UNIX_PATH_BYTES_MAX:
+        mistakes.append(
+            document.mistake(
+                ("gateway", "data_dir"),
+                f"{control_socket} would be too long a name for a socket",
+                hint=f"at most {UNIX_PATH_BYTES_MAX} bytes: choose a shorter data_dir",
+            )
+        )
+    return mistakes
 
 
 def _names_twice(document: Document, model: Any) -> list[ConfigMistake]:

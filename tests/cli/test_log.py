@@ -28,7 +28,7 @@ def test_repair_lets_a_damaged_log_start_and_names_what_it_gave_up(tmp_path: Pat
             outcome = headwater("produce", topic, "-m", "x", "--service-url", rig.service_url)
             assert outcome.returncode == 0, outcome.stderr
         rig.kill()
-    # The views are lost as well, so the journal is all there is; a byte of its first group, a topic's record, is flipped.
+    # The views are lost as well, so the journal is all there is; a byte of its first group, a topic's record, flips.
     for views in rig.data_dir.glob("*.sqlite*"):
         views.unlink()
     segment = min((rig.data_dir / "journal").iterdir())

@@ -119,6 +119,24 @@ def test_check_refuses_a_quota_that_no_log_fits(quota: str) -> None:
     assert line.startswith("1:43 ")
 
 
+def test_check_refuses_a_data_directory_whose_socket_no_system_can_name() -> None:
+    """A path that is too long for a Unix socket is found before the gateway starts; the longest that fits is taken."""
+    fits = "/" + "d" * (107 - len("//control.sock"))
+    assert check_text(f"gateway: {{id: a, data_dir: {fits}}}\n", FILE)["log"]["data_dir"] == fits
+    (line,) = _lines(f"gateway: {{id: a, data_dir: {fits}d}}\n")
+    assert line.startswith("1:28 ")
+    assert "too long a name for a socket" in line
+
+
+def test_check_refuses_a_home_that_no_shell_fills_in() -> None:
+    """`~/x` would make a folder called `~`."""
+    assert _lines("gateway: {id: a, data_dir: ~/headwater}\n") == [
+        "1:28 '~/headwater' begins with ~ | write the path in full"
+    ]
+    (line,) = _lines(GATEWAY + f"replication:\n  - {{{CLOUD}, namespaces: [a/b], token_file: ~/token}}\n")
+    assert line.endswith("'~/token' begins with ~ | write the path in full")
+
+
 def test_check_refuses_an_address_that_two_listeners_want() -> None:
     """One port in two places of the file is found before anything starts; sensors of a type share theirs."""
     text = f"gateway: {{id: a, data_dir: d, listen: {{http: '127.0.0.1:1883'}}}}\nsensors:\n  - {SENSOR}\n"
