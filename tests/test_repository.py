@@ -267,7 +267,7 @@ def test_idle_daemon_loads_only_what_it_needs(tmp_path: Path) -> None:
 def test_files_name_no_machine_and_no_package_registry() -> None:
     """A clone works anywhere: no path of the machine it was made on, no address of where packages came from."""
     # Put together here, so that this file does not find itself.
-    folders = "|".join("/" + name + "/" for name in ("work", "root", "home/[a-z]+", "opt/wheels"))
+    folders = "|".join("/" + name + "/" for name in ("work", "root", "home/[a-z]+", "opt/wheels", "tmp"))
     words = (
         ("py", "pi\\.org"),
         ("python", "hosted"),
