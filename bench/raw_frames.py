@@ -13,6 +13,7 @@ from gateway.wire import commands
 from gateway.wire.commands import BaseCommand, CommandType
 from gateway.wire.entry import build_entry
 from gateway.wire.frames import frame_command, frame_payload_command
+from gateway.wire.metadata import MessageMetadata
 
 RECEIPT_MARK = CommandType.SEND_RECEIPT
 RECEIVE_BYTES = 1 << 18
@@ -27,7 +28,7 @@ class RawProducer:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
         self._sequence_id = 0
-        metadata = commands.MessageMetadata(producer_name="bench", sequence_id=0, publish_time=1)
+        metadata = MessageMetadata(producer_name="bench", sequence_id=0, publish_time=1)
         self._entry = build_entry(metadata.SerializeToString(), bytes(payload_bytes))
         connect = commands.CommandConnect(client_version="bench", protocol_version=19)
         self._ask(BaseCommand(type=CommandType.CONNECT, connect=connect), CommandType.CONNECTED)

@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from connectors.batches import BatchTemplate
 from connectors.rounds import Batch
 from gateway.client.api import Producer
 from gateway.errors import BrokerError, GatewayError, LogError, ProtocolError, ServerError, StorageUnavailable
 from gateway.limits import BACKOFF_MAX_NS, SECOND
 from gateway.message import Position
+from gateway.wire.batch import BatchTemplate
 
 
 class OutletOwner(Protocol):

@@ -22,13 +22,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from connectors.base import SensorReport, SourceContext
-from connectors.batches import encode_fields, encode_stamp
 from connectors.outlet import Outlet
 from connectors.rounds import Batch, Lane, Round, Route, Sender
 from gateway.client.api import Producer
 from gateway.errors import GatewayError
 from gateway.limits import BACKOFF_MIN_NS, CONNECTOR_IN_FLIGHT_SIZE_MAX, CONNECTOR_TOPICS_MAX, MS
 from gateway.names import TopicName
+from gateway.wire.batch import encode_fields, encode_stamp
 
 
 class Publisher:

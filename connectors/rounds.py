@@ -9,8 +9,8 @@ from collections.abc import Hashable
 from typing import Any, Protocol
 
 from connectors.base import SensorReport
-from connectors.batches import encode_head
 from gateway.limits import CONNECTOR_BATCH_MESSAGES_MAX, CONNECTOR_BATCH_SIZE_MAX
+from gateway.wire.batch import encode_head
 
 
 class Sender(Hashable, Protocol):

@@ -197,8 +197,13 @@ class Consumer(ABC):
         """Wait for the next message. Raises: as `receive_entry`."""
         while not self._opened:
             received = await self.receive_entry()
-            self._opened.extend(self._chunks.take(received, decode_entry(received)))
+            self._opened.extend(decode_entry(received, self._chunks))
         return self._opened.popleft()
+
+    def _entries_of(self, message_id: MessageId) -> list[MessageId]:
+        """Where a message stands: more than one entry if it came in chunks. To be asked once, when it is done with."""
+        others = self._chunks.take_places(message_id.position)
+        return [*(MessageId(*place, message_id.partition) for place in others), message_id]
 
     @abstractmethod
     def acknowledge(self, message_id: MessageId) -> None:
@@ -249,7 +254,7 @@ class Reader(ABC):
         """Wait for the next message. Raises: as `read_entry`."""
         while not self._opened:
             received = await self.read_entry()
-            self._opened.extend(self._chunks.take(received, decode_entry(received)))
+            self._opened.extend(decode_entry(received, self._chunks))
         return self._opened.popleft()
 
     @property

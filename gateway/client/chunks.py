@@ -1,69 +1,95 @@
 """Puts messages together again that a producer cut into chunks because they were larger than an entry may be. Pure.
 
-Bounded: the chunks of a few messages at a time and of so many bytes; what does not fit is dropped, oldest first, and
-stays unacknowledged. Source: Pulsar's "Message chunking"; every chunk carries the uuid, its number and their count.
+Bounded: the chunks of a few messages at a time and of so many bytes; above it, the message is dropped that got none for
+longest, and stays unacknowledged. Source: Pulsar's "Message chunking"; every chunk carries the uuid, its number and
+their count.
+
+A whole message goes by the place of its last chunk. Who acknowledges it is told the places of the others by
+`take_places`: left alone, they would hold back the subscription for ever.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.errors import ProtocolError
 from gateway.limits import DECOMPRESSED_SIZE_MAX
-from gateway.message import Message
-from gateway.wire.batch import open_payload
-from gateway.wire.entry import parse_metadata
-
-if TYPE_CHECKING:
-    from gateway.client.api import ReceivedEntry
+from gateway.message import Position
+from gateway.wire.metadata import text_of
 
 MESSAGES_UNDER_WAY_MAX = 10
+MESSAGES_DELIVERED_MAX = 10_000
+"""Whole messages whose chunks' places are remembered until they are acknowledged; above it, the oldest go."""
+_CHUNK_OVERHEAD = 128
+"""Bytes that a chunk counts for beside its payload, so that empty ones are bounded too."""
+
+
+class _Parts:
+    """What is there of one message."""
+
+    __slots__ = ("payloads", "places", "size")
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        """From chunk 0 on, without a gap."""
+        self.places: list[Position] = []
+        """Of every entry that brought one, those that came twice included."""
+        self.size = 0
+        """What they count for."""
 
 
 class ChunkAssembler:
-    """The chunks seen so far of messages that are not complete."""
+    """The chunks seen so far of messages that are not complete, and where those stand that are."""
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[bytes]] = {}
-        """Payloads in order, by the message's uuid; the first seen first."""
-        self._held_bytes = 0
+        self._under_way: dict[str, _Parts] = {}
+        """By the message's uuid; the one that got a chunk last is last."""
+        self._size = 0
+        """Sum of the parts' sizes; at most DECOMPRESSED_SIZE_MAX between calls."""
+        self._delivered: dict[Position, list[Position]] = {}
+        """Places of the other chunks, by the last one's; the first delivered first."""
 
-    def take(self, received: ReceivedEntry, messages: list[Message]) -> list[Message]:
-        """Pass messages on; keep a chunk, and pass the whole message with its last one. Raises: ProtocolError."""
-        if len(messages) != 1:
-            return messages
-        metadata = parse_metadata(received.entry.data)
-        if not metadata.HasField("num_chunks_from_msg") or metadata.encryption_keys:
-            return messages
-        payload = self._add(metadata, messages[0].payload)
-        if payload is None:
-            return []
-        return [replace(messages[0], payload=open_payload(metadata, payload))]
-
-    def _add(self, metadata: Any, chunk: bytes) -> bytes | None:
-        uuid, number, count = metadata.uuid, metadata.chunk_id, metadata.num_chunks_from_msg
-        if not 0 <= number < count or metadata.total_chunk_msg_size > DECOMPRESSED_SIZE_MAX:
+    def add(self, metadata: Any, chunk: bytes, position: Position) -> bytes | None:
+        """Keep a chunk; return the whole payload, still compressed, with the last. Raises: ProtocolError."""
+        number, count = metadata.chunk_id, metadata.num_chunks_from_msg
+        if not 0 <= number < count or not 0 <= metadata.total_chunk_msg_size <= DECOMPRESSED_SIZE_MAX:
             raise ProtocolError(f"chunk {number} of {count} of a message of {metadata.total_chunk_msg_size} bytes")
-        parts = self._parts.setdefault(uuid, [])
-        if number == 0:
-            # Sent again from the start: the producer's connection was lost in the middle.
-            self._held_bytes -= sum(map(len, parts))
-            parts.clear()
-        if number < len(parts):
-            return None
-        if number > len(parts):
-            self._drop(uuid)
-            return None
-        parts.append(chunk)
-        self._held_bytes += len(chunk)
-        if len(parts) == count:
-            return b"".join(self._drop(uuid))
-        while len(self._parts) > MESSAGES_UNDER_WAY_MAX or self._held_bytes > DECOMPRESSED_SIZE_MAX:
-            self._drop(next(iter(self._parts)))
+        uuid = text_of(metadata.uuid)
+        parts = self._under_way.pop(uuid, None)
+        if parts is None:
+            if number:
+                # Its beginning was dropped, or stands before the place where reading began.
+                return None
+            parts = _Parts()
+        else:
+            self._size -= parts.size
+            if number > len(parts.payloads):
+                # One in between is missing: what is there is of no use.
+                return None
+            if number == 0:
+                # Sent again from the start: the producer's connection was lost in the middle.
+                parts.payloads.clear()
+                parts.size = _CHUNK_OVERHEAD * len(parts.places)
+        if number == len(parts.payloads):
+            parts.payloads.append(chunk)
+            parts.size += len(chunk)
+        parts.places.append(position)
+        parts.size += _CHUNK_OVERHEAD
+        if len(parts.payloads) == count:
+            self._remember(position, parts.places[:-1])
+            return b"".join(parts.payloads)
+        self._under_way[uuid] = parts
+        self._size += parts.size
+        while len(self._under_way) > MESSAGES_UNDER_WAY_MAX or self._size > DECOMPRESSED_SIZE_MAX:
+            self._size -= self._under_way.pop(next(iter(self._under_way))).size
         return None
 
-    def _drop(self, uuid: str) -> list[bytes]:
-        parts = self._parts.pop(uuid, [])
-        self._held_bytes -= sum(map(len, parts))
-        return parts
+    def take_places(self, position: Position) -> list[Position]:
+        """Where the other chunks stand of the whole message whose last one stands there; forgotten with the call."""
+        return self._delivered.pop(position, [])
+
+    def _remember(self, position: Position, places: list[Position]) -> None:
+        if places:
+            self._delivered[position] = places
+        if len(self._delivered) > MESSAGES_DELIVERED_MAX:
+            del self._delivered[next(iter(self._delivered))]

@@ -301,11 +301,16 @@ class Inbox:
         self.subscription.topic.drop_if_unused(self.subscription)
         self._arrived.set()
 
-    def clear(self) -> None:
-        """Forget what was delivered and not taken (a seek, a negative acknowledgement of an ordered consumer)."""
+    def give_back(self) -> None:
+        """Forget what was delivered and not taken: it comes again. Its permits are there again, too."""
+        self.consumer.permits += self._taken + sum(messages for _, messages in self._entries)
+        self._forget()
+
+    def _forget(self) -> None:
         self._entries.clear()
         self._held_bytes = 0
         self._taken = 0
+        self.writable = True
 
     # ConsumerOwner
 
@@ -330,7 +335,7 @@ class Inbox:
 
     def consumer_closed(self, consumer: BrokerConsumer) -> None:
         """After a seek: come back, as a remote client would. After a deletion or unloading: closed."""
-        self.clear()
+        self._forget()
         subscription = self.subscription
         if subscription.deleted or subscription.topic.subscriptions.get(subscription.name) is not subscription:
             self.closed = True
@@ -384,6 +389,13 @@ class LocalConsumer(Consumer):
 
     def take_ack(self, message_id: MessageId, *, cumulative: bool) -> None:
         """Move the cursor; durable with the next commit group."""
+        if cumulative:
+            self._take_ack(message_id, cumulative=True)
+            return
+        for entry in self._entries_of(message_id):
+            self._take_ack(entry, cumulative=False)
+
+    def _take_ack(self, message_id: MessageId, *, cumulative: bool) -> None:
         subscription = self.inbox.subscription
         ack_set: list[int] | None = None
         if message_id.batch_index >= 0 and message_id.batch_size > 1:
@@ -394,9 +406,10 @@ class LocalConsumer(Consumer):
     def negative_acknowledge(self, message_id: MessageId) -> None:
         subscription = self.inbox.subscription
         if subscription.subscription_type in (SubscriptionType.exclusive, SubscriptionType.failover):
-            self.inbox.clear()
+            self.inbox.give_back()
             self._opened.clear()
-        subscription.dispatcher.redeliver(self.inbox.consumer, [message_id.entry_id])
+        entry_ids = [entry.entry_id for entry in self._entries_of(message_id)]
+        subscription.dispatcher.redeliver(self.inbox.consumer, entry_ids)
         asyncio.get_running_loop().call_soon(subscription.wake)
 
     async def seek(self, position: Position) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from gateway.errors import ProtocolError
 from gateway.replication.names import PATH_PROPERTY
-from gateway.wire.commands import MessageMetadata
 from gateway.wire.entry import build_entry, parse_metadata, split_entry
+from gateway.wire.metadata import MessageMetadata
 
 
 class Unsendable(Exception):

@@ -36,54 +36,6 @@ KeyLongValue
 IntRange
   start 1 ! int32
   end 2 ! int32
-EncryptionKeys
-  key 1 ! string
-  value 2 ! bytes
-  metadata 3 * KeyValue
-MessageMetadata
-  producer_name 1 ! string
-  sequence_id 2 ! uint64
-  publish_time 3 ! uint64
-  properties 4 * KeyValue
-  replicated_from 5 ? string
-  partition_key 6 ? string
-  replicate_to 7 * string
-  compression 8 ? int32
-  uncompressed_size 9 ? uint32
-  num_messages_in_batch 11 ? int32 = 1
-  event_time 12 ? uint64
-  encryption_keys 13 * EncryptionKeys
-  encryption_algo 14 ? string
-  encryption_param 15 ? bytes
-  schema_version 16 ? bytes
-  partition_key_b64_encoded 17 ? bool
-  ordering_key 18 ? bytes
-  deliver_at_time 19 ? int64
-  marker_type 20 ? int32
-  txnid_least_bits 22 ? uint64
-  txnid_most_bits 23 ? uint64
-  highest_sequence_id 24 ? uint64
-  null_value 25 ? bool
-  uuid 26 ? string
-  num_chunks_from_msg 27 ? int32
-  total_chunk_msg_size 28 ? int32
-  chunk_id 29 ? int32
-  null_partition_key 30 ? bool
-  compacted_batch_indexes 31 * int32
-  schema_id 32 ? bytes
-  entry_hash_min 33 ? uint32
-  entry_hash_max 34 ? uint32
-SingleMessageMetadata
-  properties 1 * KeyValue
-  partition_key 2 ? string
-  payload_size 3 ! int32
-  compacted_out 4 ? bool
-  event_time 5 ? uint64
-  partition_key_b64_encoded 6 ? bool
-  ordering_key 7 ? bytes
-  sequence_id 8 ? uint64
-  null_value 9 ? bool
-  null_partition_key 10 ? bool
 CommandConnect
   client_version 1 ! string
   auth_method_name 5 ? string
@@ -472,9 +424,6 @@ MessageIdData: Any = _classes["MessageIdData"]
 KeyValue: Any = _classes["KeyValue"]
 KeyLongValue: Any = _classes["KeyLongValue"]
 IntRange: Any = _classes["IntRange"]
-EncryptionKeys: Any = _classes["EncryptionKeys"]
-MessageMetadata: Any = _classes["MessageMetadata"]
-SingleMessageMetadata: Any = _classes["SingleMessageMetadata"]
 CommandConnect: Any = _classes["CommandConnect"]
 FeatureFlags: Any = _classes["FeatureFlags"]
 CommandConnected: Any = _classes["CommandConnected"]

@@ -166,6 +166,8 @@ class Connection:
                 if kind in (_SEND, _MESSAGE):
                     if command_end == frame_end:
                         raise ProtocolError(f"{_name_of(kind)} without a payload")
+                    if not command.HasField("send" if kind == _SEND else "message"):
+                        raise ProtocolError(f"{_name_of(kind)} is empty")
                     entry = make_entry(buffer[command_end:frame_end])
                     events.append((kind, command.send if kind == _SEND else command.message, entry))
                 else:
@@ -192,7 +194,7 @@ class Connection:
                 self.protocol_version = min(body.protocol_version, PROTOCOL_VERSION)
             elif kind == CommandType.CONNECTED:
                 self.protocol_version = min(body.protocol_version, PROTOCOL_VERSION)
-                self.message_size_max = body.max_message_size or MESSAGE_SIZE_MAX
+                self.message_size_max = body.max_message_size if body.max_message_size > 0 else MESSAGE_SIZE_MAX
                 # A gateway announces less than it takes, so that what comes from another gateway, extended on the
                 # way, fits.
                 ours = body.server_version.startswith(SERVER_NAME)
@@ -203,6 +205,11 @@ class Connection:
                 # A client may go on without waiting for CONNECTED, in the same bytes even; what it may not is to say
                 # CONNECT again.
                 self._allowed = _MAY_RECEIVE[self.role, State.open]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._splitter.held_bytes
 
     # Time
 

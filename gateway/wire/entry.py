@@ -16,7 +16,7 @@ import google_crc32c
 from google.protobuf.message import DecodeError
 
 from gateway.errors import ChecksumMismatch, ProtocolError
-from gateway.wire.commands import MessageMetadata
+from gateway.wire.metadata import MessageMetadata
 
 assert google_crc32c.implementation == "c", "google-crc32c was built without its C part: CRC32C would cost milliseconds"
 

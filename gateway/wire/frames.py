@@ -21,6 +21,8 @@ _SIZE = struct.Struct(">I")
 _BROKER_METADATA = b"\x0e\x02"
 _CHECKSUM = b"\x0e\x01"
 _BROKER_METADATA_HEAD = 6
+_CHUNKS_MAX = 1_024
+"""Pieces of an incomplete frame that are kept as they came."""
 
 
 class FrameSplitter:
@@ -33,6 +35,11 @@ class FrameSplitter:
         self._needed = 0
         """Bytes without which the first frame can't be complete."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._held if self._chunks else 0
+
     def feed(self, data: bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
         """Take bytes; return a buffer and the complete frames in it as (command start, command end, frame end).
 
@@ -43,7 +50,10 @@ class FrameSplitter:
             self._chunks.append(data)
             self._held += len(data)
             if self._held < self._needed:
-                # Joining now would copy a large frame once for each of its pieces.
+                # Joining now would copy a large frame once for each of its pieces, and never joining would let a peer
+                # that sends byte by byte fill the memory with what Python adds to each.
+                if len(self._chunks) > _CHUNKS_MAX:
+                    self._chunks = [b"".join(self._chunks)]
                 return b"", frames
             data = b"".join(self._chunks)
             self._chunks = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.batches import BatchTemplate, encode_fields, encode_head, encode_stamp
+from gateway.wire.batch import BatchTemplate, encode_fields, encode_head, encode_stamp
 from tests.connectors.entries import read_entry
 
 texts = st.text(st.characters(codec="utf-8"), max_size=300)
