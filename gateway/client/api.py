@@ -200,6 +200,14 @@ class Consumer(ABC):
             self._opened.extend(decode_entry(received, self._chunks))
         return self._opened.popleft()
 
+    def _forget_opened(self, message_id: MessageId | None) -> None:
+        """Drop what is here, opened, of an entry that will come again (None: of all that will)."""
+        if message_id is None:
+            self._opened.clear()
+        else:
+            kept = [message for message in self._opened if message.message_id.position != message_id.position]
+            self._opened = deque(kept)
+
     def _entries_of(self, message_id: MessageId) -> list[MessageId]:
         """Where a message stands: more than one entry if it came in chunks. To be asked once, when it is done with."""
         others = self._chunks.take_places(message_id.position)

@@ -407,7 +407,9 @@ class LocalConsumer(Consumer):
         subscription = self.inbox.subscription
         if subscription.subscription_type in (SubscriptionType.exclusive, SubscriptionType.failover):
             self.inbox.give_back()
-            self._opened.clear()
+            self._forget_opened(None)
+        else:
+            self._forget_opened(message_id)
         entry_ids = [entry.entry_id for entry in self._entries_of(message_id)]
         subscription.dispatcher.redeliver(self.inbox.consumer, entry_ids)
         asyncio.get_running_loop().call_soon(subscription.wake)

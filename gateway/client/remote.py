@@ -422,11 +422,17 @@ class RemoteInbox:
             self._partly_acked[message_id.position] = mask
         return words_of_mask(mask)
 
-    def redeliver(self, message_id: MessageId) -> None:
-        if self._options.subscription_type in (SubscriptionType.exclusive, SubscriptionType.failover):
+    @property
+    def keeps_order(self) -> bool:
+        """Whether asking for one entry again brings all that follow again, too."""
+        return self._options.subscription_type in (SubscriptionType.exclusive, SubscriptionType.failover)
+
+    def redeliver(self, entries: Sequence[MessageId]) -> None:
+        if self.keeps_order:
             self._give_back()
         command = commands.CommandRedeliverUnacknowledgedMessages(consumer_id=self.consumer_id)
-        command.message_ids.add(ledgerId=message_id.ledger_id, entryId=message_id.entry_id)
+        for entry in entries:
+            command.message_ids.add(ledgerId=entry.ledger_id, entryId=entry.entry_id)
         self.connection.send(CommandType.REDELIVER_UNACKNOWLEDGED_MESSAGES, command)
 
     async def seek(self, command: Any) -> None:
@@ -504,14 +510,15 @@ class RemoteConsumer(Consumer):
         return await self.inbox.take()
 
     def acknowledge(self, message_id: MessageId) -> None:
-        self.inbox.acknowledge(message_id, AckType.individual)
+        for entry in self._entries_of(message_id):
+            self.inbox.acknowledge(entry, AckType.individual)
 
     def acknowledge_cumulative(self, message_id: MessageId) -> None:
         self.inbox.acknowledge(message_id, AckType.cumulative)
 
     def negative_acknowledge(self, message_id: MessageId) -> None:
-        self._opened.clear()
-        self.inbox.redeliver(message_id)
+        self._forget_opened(None if self.inbox.keeps_order else message_id)
+        self.inbox.redeliver(self._entries_of(message_id))
 
     async def seek(self, position: Position) -> None:
         command = commands.CommandSeek(consumer_id=0, request_id=0)
