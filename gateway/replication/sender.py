@@ -19,6 +19,8 @@ READ_ENTRIES = 250
 """Entries taken from the edge in one step."""
 IN_FLIGHT_BYTES_MAX = 4 * MIB
 """Bytes sent and not confirmed: the window in bytes, for entries that are large."""
+ROOM_ENTRIES = 100
+"""How much of a full window must be free again before more is sent."""
 PERSIST_PAUSE_S = IDLE_COMMIT_INTERVAL_NS / SECOND
 """How long a confirmed id waits to be written when little is going on: writing it costs flash, not writing it only
 costs sending again."""
@@ -90,8 +92,8 @@ class Sender:
                     continue
                 self.last_entry_id = entry_id
                 if len(sizes) >= REPLICATION_WINDOW or self._in_flight_bytes >= IN_FLIGHT_BYTES_MAX:
-                    # Until half of the window is free: single steps would make small writes.
-                    await self._until(REPLICATION_WINDOW // 2, IN_FLIGHT_BYTES_MAX // 2)
+                    # Until there is room for some: single steps would make small writes.
+                    await self._until(REPLICATION_WINDOW - ROOM_ENTRIES, IN_FLIGHT_BYTES_MAX * 3 // 4)
                 if not producer.writable:
                     await producer.wait_writable()
                 try:
