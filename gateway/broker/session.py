@@ -35,6 +35,7 @@ from gateway.errors import (
 )
 from gateway.limits import (
     ACK_IDS_MAX,
+    BATCH_MESSAGES_MAX,
     CONNECTION_WRITE_BUFFER_MAX,
     ENTRY_SIZE_MAX,
     HANDLES_PER_CONNECTION_MAX,
@@ -250,6 +251,10 @@ class Session:
         except ProtocolError as error:
             # A consumer would choke on it: it is refused like a damaged one, and the client goes on.
             self._send_error(producer_id, sequence_id, ServerError.ChecksumError, str(error))
+            return
+        if not 0 < metadata.num_messages_in_batch <= BATCH_MESSAGES_MAX:
+            # Nobody could open it, and what it claims would be charged to every consumer's permits.
+            self._send_error(producer_id, sequence_id, ServerError.ChecksumError, "a batch that nobody can open")
             return
         if command.HasField("txnid_most_bits"):
             self._send_error(producer_id, sequence_id, ServerError.NotAllowedError, "Transactions are not enabled")

@@ -120,7 +120,7 @@ class LedgerItems:
 
     def _count_messages(self, messages: int, entries: int) -> None:
         if messages != entries and self.messages is None:
-            self.messages = array("I", self.entries)
+            self.messages = array("Q", self.entries)
 
     def items_from(self, entry_id: int) -> Iterator[tuple[int, int, int, int]]:
         """Items that hold `entry_id` or later ones: group number, first entry id, entries, messages."""

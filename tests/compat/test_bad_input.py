@@ -13,6 +13,7 @@ from gateway.limits import FRAME_SIZE_MAX
 from gateway.wire.commands import BaseCommand, CommandConnect, CommandProducer, CommandType
 from gateway.wire.entry import build_entry
 from gateway.wire.frames import frame_command, frame_payload_command
+from gateway.wire.metadata import MessageMetadata
 from tests.compat.test_official_client import numbers, receive
 
 pytestmark = pytest.mark.timeout(60)
@@ -102,6 +103,24 @@ def test_broker_refuses_a_damaged_entry_and_goes_on(service_url: str, client: An
     ]
     assert kinds[2].send_error.error == 9
     assert kinds[3].send_receipt.sequence_id == 2
+
+
+def test_broker_refuses_a_batch_count_that_nobody_can_open(service_url: str, topic: str) -> None:
+    """What an entry claims to hold is charged to consumers and counted by the log: a lie is refused at the door."""
+    with connect(service_url) as peer:
+        peer.sendall(HELLO)
+        producer = CommandProducer(topic=f"persistent://{topic}", producer_id=1, request_id=1)
+        peer.sendall(frame_command(BaseCommand(type=CommandType.PRODUCER, producer=producer).SerializeToString()))
+        assert [read_command(peer).type for _ in range(2)] == [CommandType.CONNECTED, CommandType.PRODUCER_SUCCESS]
+        for sequence_id, messages in enumerate((2**31 - 1, 0, -1, 1)):
+            metadata = MessageMetadata(
+                producer_name="p", sequence_id=sequence_id, publish_time=1, num_messages_in_batch=messages
+            )
+            entry = build_entry(metadata.SerializeToString(), b"payload")
+            send = BaseCommand(type=CommandType.SEND, send={"producer_id": 1, "sequence_id": sequence_id})
+            peer.sendall(frame_payload_command(send.SerializeToString(), entry) + entry)
+        kinds = [read_command(peer).type for _ in range(4)]
+        assert sorted(kinds) == [CommandType.SEND_RECEIPT, *[CommandType.SEND_ERROR] * 3]
 
 
 def read_command(peer: socket.socket) -> Any:

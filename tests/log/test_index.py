@@ -79,3 +79,12 @@ def test_run_of_more_entries_than_an_item_holds() -> None:
     assert [(place.first_entry_id, place.entries) for place in places] == [(65_535, 65_535), (131_070, 18_930)]
     assert index.last_entry_id(1) == 149_999
     assert index.messages_between(1, -1, 149_999) == 300_000
+
+
+def test_messages_of_a_run_may_be_more_than_32_bits_hold() -> None:
+    """Each entry's count is a 32-bit number, so their sum need not be."""
+    index = Index()
+    most = 2**32 - 1
+    index.add_group(Path("s"), header(0), 0, ALIGN, [Run(1, 0, 3, 3 * most)])
+    index.add_group(Path("s"), header(0), 1, 2 * ALIGN, [Run(1, 3, 1, 1)])
+    assert index.messages_between(1, -1, 3) == 3 * most + 1
