@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import ssl
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -40,6 +41,7 @@ REQUEST_TIMEOUT_S = 30.0
 """How long an answer may take. Source: the clients' operation time-out."""
 DEFAULT_PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
 TLS_SCHEME = "pulsar+ssl"
+SEND_RECEIPT = int(CommandType.SEND_RECEIPT)
 _CLASSES: dict[ServerError, type[BrokerError]] = {
     kind.code: kind
     for kind in (
@@ -58,7 +60,8 @@ _CLASSES: dict[ServerError, type[BrokerError]] = {
 class ProducerSink(Protocol):
     """Who is told what becomes of a producer's entries."""
 
-    def receipt(self, sequence_id: int, ledger_id: int, entry_id: int) -> None: ...
+    def receipts(self, receipts: Sequence[Any]) -> None:
+        """CommandSendReceipt of this producer, in the order of arrival. Raises: ProtocolError."""
 
     def send_error(self, sequence_id: int, error: BrokerError) -> None: ...
 
@@ -193,9 +196,21 @@ class RemoteConnection(asyncio.Protocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
+        receipts: list[Any] = []
         try:
             for kind, command, entry in self._connection.receive_data(data, time.monotonic_ns()):
+                if kind == SEND_RECEIPT:
+                    if receipts and receipts[0].producer_id != command.producer_id:
+                        self._receipts(receipts)
+                        receipts = []
+                    receipts.append(command)
+                    continue
+                if receipts:
+                    self._receipts(receipts)
+                    receipts = []
                 self._received(kind, command, entry)
+            if receipts:
+                self._receipts(receipts)
         except ProtocolError as error:
             self._fail(error)
         self._flush_soon()
@@ -210,13 +225,13 @@ class RemoteConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._may_write.set()
 
+    def _receipts(self, receipts: list[Any]) -> None:
+        producer = self._producers.get(receipts[0].producer_id)
+        if producer is not None:
+            producer.receipts(receipts)
+
     def _received(self, kind: int, command: Any, entry: bytes | None) -> None:
-        if kind == CommandType.SEND_RECEIPT:
-            producer = self._producers.get(command.producer_id)
-            if producer is not None:
-                message_id = command.message_id
-                producer.receipt(command.sequence_id, _signed(message_id.ledgerId), _signed(message_id.entryId))
-        elif kind == CommandType.MESSAGE:
+        if kind == CommandType.MESSAGE:
             if entry is None:
                 # Acknowledging it would lose it; a new connection is given it again.
                 raise ProtocolError("an entry arrived with a wrong checksum")
@@ -376,7 +391,3 @@ def _refused(code: int, message: str) -> BrokerError:
         known = ServerError.UnknownError
     kind = _CLASSES.get(known, BrokerError)
     return kind(message or known.name, code=known)
-
-
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value

@@ -7,10 +7,14 @@ counts. Pulsar rebuilds its deduplication from what is stored in the entries, so
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from gateway.errors import ProtocolError
 from gateway.replication.names import PATH_PROPERTY
-from gateway.wire.entry import build_entry, parse_metadata, split_entry
+from gateway.wire.entry import build_entry, split_entry
 from gateway.wire.metadata import MessageMetadata
+
+_PATH_MARK = PATH_PROPERTY.encode()
 
 
 class Unsendable(Exception):
@@ -34,22 +38,23 @@ class Extension:
     def extend(self, entry: bytes, sequence_id: int) -> bytes:
         """The entry as it is sent. Raises: Unsendable."""
         try:
-            metadata = parse_metadata(entry)
-        except ProtocolError as error:
-            raise Unsendable(str(error)) from error
-        if metadata.HasField("marker_type"):
+            metadata, payload = split_entry(entry)
+            parsed = MessageMetadata.FromString(metadata)
+        except (ProtocolError, DecodeError) as error:
+            raise Unsendable(f"its metadata is unreadable: {error}") from error
+        if parsed.HasField("marker_type"):
             # A broker confirms a marker and delivers it to nobody.
             raise Unsendable(None)
-        for item in metadata.properties:
-            if item.key == PATH_PROPERTY and item.value == self._incarnation:
-                # It has been here: sending it on would be a circle.
-                raise Unsendable(None)
+        if _PATH_MARK in metadata:
+            for item in parsed.properties:
+                if item.key == PATH_PROPERTY and item.value == self._incarnation:
+                    # It has been here: sending it on would be a circle.
+                    raise Unsendable(None)
         fields = self._fields
         fields.sequence_id = sequence_id
         fields.highest_sequence_id = sequence_id
-        encoded, payload = split_entry(entry)
         # Partial, because publish_time is required and must stay the original's.
-        extended = build_entry(encoded + fields.SerializePartialToString(), payload)
+        extended = build_entry(metadata + fields.SerializePartialToString(), payload)
         if len(extended) > self._size_max:
             raise Unsendable(f"{len(extended)} bytes; the cloud takes {self._size_max}")
         return extended

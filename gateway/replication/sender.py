@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from gateway.client.api import Reader
-from gateway.client.remote import RemoteProducer
+from gateway.client.remote_producer import RemoteProducer
 from gateway.errors import BrokerError, GatewayError
 from gateway.limits import IDLE_COMMIT_INTERVAL_NS, MIB, REPLICATION_WINDOW, SECOND
-from gateway.message import Position
 from gateway.replication.extension import Extension, Unsendable
 from gateway.replication.progress import Progress
 
@@ -59,14 +58,14 @@ class Sender:
     async def run(self, reader: Reader) -> None:
         """Send what the reader gives until something fails. Raises: what failed; the progress then says how far it
         came."""
-        self._producer.on_close = self._fail
+        self._producer.stream = self
         works = [asyncio.ensure_future(self._keep_progress()), asyncio.ensure_future(self._pump(reader))]
         try:
             await asyncio.wait([*works, self._failure], return_when=asyncio.FIRST_COMPLETED)
         finally:
             # From here on no receipt counts: what is under way is sent again, by the next round.
             self._ended = True
-            self._producer.on_close = None
+            self._producer.stream = None
             self._progress.disconnected()
             for work in works:
                 work.cancel()
@@ -81,8 +80,7 @@ class Sender:
         progress = self._progress
         producer = self._producer
         extend = self._extension.extend
-        publish = producer.publish
-        on_receipt = self._receipt
+        publish = producer.stream_entry
         sizes = self._sizes
         while True:
             for received in await reader.read_entries(READ_ENTRIES):
@@ -105,7 +103,7 @@ class Sender:
                     progress.skip(entry_id)
                     self._confirmed.set()
                     continue
-                publish(extended, sequence_id=entry_id, messages=entry.messages, on_receipt=on_receipt)
+                publish(extended, entry_id, entry.messages)
                 progress.sending(entry_id)
                 sizes.append(len(extended))
                 self._in_flight_bytes += len(extended)
@@ -117,29 +115,34 @@ class Sender:
             self._room.clear()
             await self._room.wait()
 
-    def _receipt(self, sequence_id: int, position: Position, error: GatewayError | None) -> None:
-        """A receipt. Position(-1, -1) says that the remote has the entry already, which confirms it as well."""
-        if self._ended:
-            return
-        progress = self._progress
-        if error is not None:
-            if isinstance(error, BrokerError) and progress.suspect is None:
-                progress.suspect = sequence_id
-            self._fail(error)
-        elif progress.suspect is None:
-            progress.confirm(sequence_id)
-            self._in_flight_bytes -= self._sizes.popleft()
-            self.confirmed_entries += 1
-            self._room.set()
-            if progress.persist_due:
-                self._persist_due.set()
-                self._confirmed.set()
-            elif not self._sizes:
-                self._confirmed.set()
+    # Stream
 
-    def _fail(self, error: GatewayError) -> None:
+    def confirmed(self, sequence_id: int, entries: int) -> None:
+        """Receipts. That the remote has an entry already confirms it as well."""
+        progress = self._progress
+        if self._ended or progress.suspect is not None:
+            return
+        progress.confirm(sequence_id)
+        sizes = self._sizes
+        self._in_flight_bytes -= sum([sizes.popleft() for _ in range(entries)])
+        self.confirmed_entries += entries
+        self._room.set()
+        if progress.persist_due:
+            self._persist_due.set()
+            self._confirmed.set()
+        elif not sizes:
+            self._confirmed.set()
+
+    def refused(self, sequence_id: int, error: BrokerError) -> None:
+        if not self._ended and self._progress.suspect is None:
+            self._progress.suspect = sequence_id
+            self.closed(error)
+
+    def closed(self, error: GatewayError) -> None:
         if not self._failure.done():
             self._failure.set_exception(error)
+
+    # Keeping the progress
 
     async def _keep_progress(self) -> None:
         """Write the confirmed id: at once when half a window is confirmed, else seldom."""

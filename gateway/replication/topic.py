@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.client.api import Client, ProducerOptions
-from gateway.client.remote import RemoteClient, RemoteProducer
+from gateway.client.remote import RemoteClient
+from gateway.client.remote_producer import RemoteProducer
 from gateway.errors import GatewayError
 from gateway.limits import REPLICATION_WINDOW
 from gateway.message import Entry, Position

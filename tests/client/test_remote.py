@@ -19,6 +19,7 @@ from gateway.client.remote import RemoteClient
 from gateway.errors import (
     AuthenticationFailed,
     BrokerError,
+    GatewayError,
     NotAllowed,
     ProducerBusy,
     ProtocolError,
@@ -55,6 +56,27 @@ async def client(broker: ScriptedBroker) -> AsyncIterator[RemoteClient]:
 
 def silent(peer: Peer, command: Any, entry: bytes | None) -> None:
     """Say nothing."""
+
+
+class Recorded:
+    """A stream that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.called = asyncio.Event()
+
+    def confirmed(self, sequence_id: int, entries: int) -> None:
+        self._call(sequence_id, entries)
+
+    def refused(self, sequence_id: int, error: BrokerError) -> None:
+        self._call(sequence_id, error.code)
+
+    def closed(self, error: GatewayError) -> None:
+        self._call(error)
+
+    def _call(self, *what: Any) -> None:
+        self.calls.append(what)
+        self.called.set()
 
 
 def refusing(code: ServerError) -> Any:
@@ -246,15 +268,15 @@ async def test_producer_fails_what_is_under_way_when_the_connection_is_lost(
     """Nobody knows what was stored: ProtocolError, for each; what is sent afterwards fails as well."""
     broker.handlers[CommandType.SEND] = silent
     producer = await client.create_producer(TOPIC)
-    told: list[Any] = []
-    producer.on_close = told.append
-    futures = [producer.send_entry(ENTRY, sequence_id=number) for number in range(3)]
+    producer.stream = stream = Recorded()
+    producer.stream_entry(ENTRY, 90, 1)
+    futures = [producer.send_entry(ENTRY, sequence_id=100 + number) for number in range(3)]
     await client.partitions(TOPIC)
     broker.peers[0].transport.abort()
     for future in futures:
         with pytest.raises(ProtocolError, match="lost"):
             await asyncio.wait_for(future, WAIT_S)
-    assert len(told) == 1
+    assert [type(call[0]) for call in stream.calls] == [ProtocolError]
     with pytest.raises(ProtocolError):
         await producer.send_entry(ENTRY, sequence_id=3)
     await producer.close()
@@ -263,11 +285,11 @@ async def test_producer_fails_what_is_under_way_when_the_connection_is_lost(
 async def test_producer_is_told_that_the_broker_closed_it(broker: ScriptedBroker, client: RemoteClient) -> None:
     """Also while nothing is under way. The connection goes on."""
     producer = await client.create_producer(TOPIC)
-    closed = asyncio.get_running_loop().create_future()
-    producer.on_close = closed.set_result
+    producer.stream = stream = Recorded()
     command = commands.CommandCloseProducer(producer_id=1, request_id=UNSIGNED)
     broker.peers[0].send(CommandType.CLOSE_PRODUCER, command)
-    assert isinstance(await asyncio.wait_for(closed, WAIT_S), ProtocolError)
+    await asyncio.wait_for(stream.called.wait(), WAIT_S)
+    assert "broker closed the producer" in str(stream.calls[0][0])
     await client.create_producer(TOPIC)
 
 
@@ -318,6 +340,43 @@ async def test_producer_fails_the_entry_that_was_refused(broker: ScriptedBroker,
     assert results[2] == Position(1, 2)
     assert isinstance(results[1], BrokerError)
     assert results[1].code is ServerError.ChecksumError
+
+
+async def test_producer_tells_its_stream_of_many_receipts_at_once(broker: ScriptedBroker, client: RemoteClient) -> None:
+    """Each entry is counted once, whoever else sends over the same producer and connection; a refusal is told at
+    once."""
+    held: list[Any] = []
+
+    def hold(peer: Peer, command: Any, entry: bytes | None) -> None:
+        held.append(command)
+
+    broker.handlers[CommandType.SEND] = hold
+    producer = await client.create_producer(TOPIC)
+    other = await client.create_producer("plant/hall7/other")
+    producer.stream = stream = Recorded()
+    for number in (0, 1, 2):
+        producer.stream_entry(ENTRY, number, 1)
+    single = producer.send_entry(ENTRY, sequence_id=3)
+    others = other.send_entry(ENTRY, sequence_id=0)
+    for number in (4, 5, 6):
+        producer.stream_entry(ENTRY, number, 1)
+    await client.partitions(TOPIC)
+    peer = broker.peers[0]
+    for command in held[:-1]:
+        peer.wire.send_receipt(command.producer_id, command.sequence_id, None, 1, command.sequence_id)
+    error = commands.CommandSendError(
+        producer_id=1, sequence_id=6, error=int(ServerError.PersistenceError), message="no"
+    )
+    peer.wire.send(CommandType.SEND_ERROR, error)
+    peer.flush()
+    assert await asyncio.wait_for(single, WAIT_S) == Position(1, 3)
+    assert await asyncio.wait_for(others, WAIT_S) == Position(1, 0)
+    await client.partitions(TOPIC)
+    counted = [call for call in stream.calls if isinstance(call[1], int) and not isinstance(call[1], ServerError)]
+    assert sum(entries for _, entries in counted) == 5
+    assert counted[-1][0] == 5
+    assert stream.calls[-1] == (6, ServerError.PersistenceError)
+    await producer.flush()
 
 
 async def test_producer_refuses_what_is_larger_than_the_broker_takes(
