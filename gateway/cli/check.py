@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.output import print_json
+from gateway.cli.output import counted, print_json
 from gateway.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def check(file: Path | None, schema: bool, as_json: bool) -> int:
     else:
         sensors = sum(len(group) for group in described["sensors"].values())
         click.echo(
-            f"{file} is in order: gateway {described['gateway_id']}, {sensors} sensors, "
-            f"{len(described['replications'])} replications"
+            f"{file} is in order: gateway {described['gateway_id']}, {counted(sensors, 'sensor')}, "
+            f"{counted(len(described['replications']), 'replication')}"
         )
     return 0

@@ -11,7 +11,7 @@ from typing import TypeVar
 import click
 
 from gateway.cli.find import Target, target_options
-from gateway.cli.output import print_json, print_message
+from gateway.cli.output import counted, print_json, print_message
 from gateway.cli.status import json_option
 from gateway.client.api import Client, ConsumerOptions, Producer, ProducerOptions
 from gateway.limits import KIB
@@ -65,7 +65,8 @@ def produce(
     if as_json:
         print_json({"messages": sent, "last_message_id": last})
     else:
-        click.echo(f"{sent} messages are durable" + (f", the last is {last}" if sent else ""))
+        verb = "is" if sent == 1 else "are"
+        click.echo(f"{counted(sent, 'message')} {verb} durable" + (f", the last is {last}" if sent else ""))
 
 
 async def _repeated(texts: tuple[str, ...], count: int) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.find import Target, target_options
-from gateway.cli.output import print_json, print_table
+from gateway.cli.output import counted, print_json, print_table
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -37,7 +37,7 @@ def topics(target: Target, as_json: bool) -> None:
     rows = []
     for topic in described:
         if topic["partitions"]:
-            rows.append([topic["name"], f"{topic['partitions']} partitions", ""])
+            rows.append([topic["name"], counted(topic["partitions"], "partition"), ""])
             continue
         subscriptions = ", ".join(
             f"{item['name']} ({item['type']}, backlog {item['backlog_entries']})"
@@ -64,7 +64,7 @@ def _print_status(facts: dict[str, Any]) -> None:
     click.echo(f"  clock    {facts['clock']}")
     for sensor in facts["sensors"]:
         error = f", last error: {sensor['last_error']}" if sensor["last_error"] else ""
-        click.echo(f"  sensor   {sensor['name']} ({sensor['type']}): {sensor['messages']} messages{error}")
+        click.echo(f"  sensor   {sensor['name']} ({sensor['type']}): {counted(sensor['messages'], 'message')}{error}")
     for item in facts["replication"]:
         state = "connected" if item["connected"] else f"not connected: {item['last_error'] or 'connecting'}"
         click.echo(f"  cloud    {item['name']}: {state}, {item['lag_entries']} entries behind")

@@ -22,7 +22,7 @@ def test_tail_shows_a_person_time_id_key_and_text(gateway: RunningGateway) -> No
     """Text is printed as it is, with what identifies the message in front."""
     produced = gateway("produce", "seen", "-m", "21.5 °C", "-k", "boiler-1")
     assert produced.returncode == 0, produced.stderr
-    assert b"1 messages are durable" in produced.stdout
+    assert b"1 message is durable" in produced.stdout
     shown = gateway("tail", "seen", "--from", "earliest", "--no-follow").stdout.decode().rstrip("\n")
     match = LINE.fullmatch(shown)
     assert match is not None, shown
