@@ -58,6 +58,11 @@ class Play:
         self._backlog_max = 0
         self._values: dict[str, float] = {}
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ended before its time."""
+        return self._stop.is_set()
+
     async def run(self) -> dict[str, Any]:
         """Play, and return the result. Raises: GatewayError."""
         loop = asyncio.get_running_loop()
