@@ -27,8 +27,10 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder on the device under test: BENCH_DIR, else the current one. /tmp may be memory."""
-    return tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR", "."))
+    """A folder on the device under test: in BENCH_DIR, else in this repository. The system's own may be memory."""
+    place = Path(os.environ.get("BENCH_DIR", Path(__file__).resolve().parents[1] / ".cache" / "bench"))
+    place.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="b", dir=place)
 
 
 @dataclass(frozen=True, slots=True)
