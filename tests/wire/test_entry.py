@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,10 +55,8 @@ def test_check_tells_damage_from_what_is_no_entry() -> None:
 def test_parsing_anything_raises_nothing_else(data: bytes) -> None:
     """Neither struct's nor protobuf's errors leave the module."""
     for parse in (split_entry, parse_metadata, check_entry):
-        try:
-            parse(data)  # type: ignore[operator]
-        except ProtocolError:
-            pass
+        with contextlib.suppress(ProtocolError):
+            parse(data)
 
 
 @given(ids, ids, st.text(st.characters(codec="utf-8"), max_size=50), st.binary(max_size=50))

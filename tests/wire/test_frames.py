@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -26,7 +27,7 @@ def split(stream: bytes, cuts: list[int]) -> list[tuple[bytes, bytes]]:
     splitter = FrameSplitter()
     found = []
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         buffer, complete = splitter.feed(stream[start:end])
         found += [(buffer[first:last], buffer[last:behind]) for first, last, behind in complete]
     assert splitter.held_bytes == 0
