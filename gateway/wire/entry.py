@@ -63,9 +63,12 @@ def parse_metadata(entry: bytes) -> Any:
     if end > len(entry):
         raise ProtocolError("the metadata of an entry is longer than the entry")
     try:
-        return MessageMetadata.FromString(entry[METADATA_OFFSET:end])
+        metadata = MessageMetadata.FromString(entry[METADATA_OFFSET:end])
     except DecodeError as error:
         raise ProtocolError("the metadata of an entry is unreadable") from error
+    if not metadata.IsInitialized():
+        raise ProtocolError("the metadata of an entry lacks a required field")
+    return metadata
 
 
 def extend_metadata(

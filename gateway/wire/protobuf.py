@@ -16,9 +16,9 @@ is parsed. In proto2 a text that is not comes out as bytes, and whoever expected
 Only upb, protobuf's C implementation, is accepted: the pure Python one is thirty times slower and recurses without a
 bound (CVE-2025-4565).
 
-A trap for those who use the classes (measured on 7.36): parse with `Class.FromString` only. `Clear` and
-`MergeFromString` on one object, or assigning strings to one object again and again, grow its arena for ever;
-overwriting integers does not.
+Traps for those who use the classes (measured on 7.36). `FromString` takes a message that lacks required fields; its
+`IsInitialized` tells. Parse with `Class.FromString` only: `Clear` and `MergeFromString` on one object, or assigning
+strings to one object again and again, grow its arena for ever; overwriting integers does not.
 """
 
 from __future__ import annotations
