@@ -206,7 +206,8 @@ class Publisher:
     async def close(self, *, grace_s: float) -> None:
         """Wait up to `grace_s` seconds until all is durable and confirmed, then let go of all topics."""
         try:
-            await asyncio.wait_for(self._empty.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._empty.wait()
         except TimeoutError:
             self._report.last_error = "stopped while messages were not yet durable; their devices will send them again"
         tasks = list(self._tasks)

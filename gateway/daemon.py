@@ -111,7 +111,8 @@ class Gateway:
     async def _close_clients(self) -> None:
         """Give what clients have sent its receipt before they are sent away."""
         with contextlib.suppress(GatewayError, TimeoutError):
-            await asyncio.wait_for(self._log.journal.sync(), STOP_SYNC_S)
+            async with asyncio.timeout(STOP_SYNC_S):
+                await self._log.journal.sync()
         await self._server.close()
 
     async def stop(self) -> None:
@@ -388,7 +389,8 @@ async def serve(settings: Settings) -> int:
         # Reads go on for a while, so that what is stored can still be carried away before systemd starts this again.
         logger.critical("the gateway can't go on and ends in %d s", LOG_FAILED_GRACE_S)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), LOG_FAILED_GRACE_S)
+            async with asyncio.timeout(LOG_FAILED_GRACE_S):
+                await stop.wait()
     notify_systemd("STOPPING=1")
     await gateway.stop()
     return 1 if failed else 0

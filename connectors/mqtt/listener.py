@@ -323,7 +323,8 @@ class Listener:
         for connection in list(self._connections):
             connection.close()
         try:
-            await asyncio.wait_for(self._no_connections.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._no_connections.wait()
         except TimeoutError:
             for connection in list(self._connections):
                 connection.abort()

@@ -179,7 +179,8 @@ class ClientConnection(asyncio.Protocol):
         self._connection.ping(self._server.now_ns())
         self._flush_soon()
         try:
-            await asyncio.wait_for(self._heard.wait(), PROBE_TIMEOUT_NS / SECOND)
+            async with asyncio.timeout(PROBE_TIMEOUT_NS / SECOND):
+                await self._heard.wait()
         except TimeoutError:
             await self.shut("the peer does not answer")
             return False

@@ -152,7 +152,8 @@ def consume(
         try:
             while not count or received < count:
                 try:
-                    message = await asyncio.wait_for(consumer.receive(), timeout_s)
+                    async with asyncio.timeout(timeout_s):
+                        message = await consumer.receive()
                 except TimeoutError:
                     click.echo(f"nothing came for {timeout_s:g} s", err=True)
                     return 1

@@ -65,7 +65,7 @@ def _describe(model: Any, folder: Path) -> dict[str, Any]:
         sensors.setdefault(sensor.type, []).append(as_plain(sensor.settings()))
     return {
         "gateway_id": model.gateway.id,
-        "log": {"data_dir": os.path.normpath(folder / model.gateway.data_dir), "quota_bytes": model.gateway.disk_quota},
+        "log": {"data_dir": str(_data_dir(model, folder)), "quota_bytes": model.gateway.disk_quota},
         "broker": {
             "namespaces": {
                 name: {"commit_interval_ns": policy.commit_interval, "deduplication": policy.deduplication}
@@ -124,7 +124,7 @@ def _path_mistakes(document: Document, model: Any, folder: Path) -> list[ConfigM
         if value.startswith("~"):
             # It would become a folder of that name: only shells know whose home is meant.
             mistakes.append(document.mistake(path, f"'{value}' begins with ~", hint="write the path in full"))
-    control_socket = folder / model.gateway.data_dir / CONTROL_SOCKET
+    control_socket = _data_dir(model, folder) / CONTROL_SOCKET
     if len(os.fsencode(control_socket)) > UNIX_PATH_BYTES_MAX:
         mistakes.append(
             document.mistake(
@@ -134,6 +134,10 @@ def _path_mistakes(document: Document, model: Any, folder: Path) -> list[ConfigM
             )
         )
     return mistakes
+
+
+def _data_dir(model: Any, folder: Path) -> Path:
+    return Path(os.path.normpath(folder / model.gateway.data_dir))
 
 
 def _names_twice(document: Document, model: Any) -> list[ConfigMistake]:

@@ -168,7 +168,8 @@ class Play:
             if process.returncode is None:
                 process.send_signal(signal.SIGINT)
                 try:
-                    await asyncio.wait_for(process.wait(), 10)
+                    async with asyncio.timeout(10):
+                        await process.wait()
                 except TimeoutError:
                     process.kill()
                     await process.wait()
@@ -198,7 +199,8 @@ class Play:
             last_events, last_time = 0, started
             while not self._stop.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), LOOK_INTERVAL_S)
+                    async with asyncio.timeout(LOOK_INTERVAL_S):
+                        await self._stop.wait()
                 status = await edge.status()
                 now = time.monotonic()
                 self._describe(scene, status, relay)

@@ -41,7 +41,8 @@ class GatewayProcess:
                 start_new_session=True,
             )  # fmt: skip
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT_S)
+        async with asyncio.timeout(START_TIMEOUT_S):
+            line = await self._process.stdout.readline()
         words = line.decode().split()
         if words[:1] != ["ready"]:
             last = (self._folder / "log.txt").read_text().strip().splitlines()[-1:]
@@ -71,7 +72,8 @@ class GatewayProcess:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
