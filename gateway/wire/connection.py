@@ -166,8 +166,8 @@ class Connection:
                 if kind in (_SEND, _MESSAGE):
                     if command_end == frame_end:
                         raise ProtocolError(f"{_name_of(kind)} without a payload")
-                    # Its required fields go unchecked, which would cost half a microsecond: they are numbers, and what is
-                    # missing reads as 0.
+                    # Its required fields go unchecked, which would cost half a microsecond: they are numbers, and what
+                    # is missing reads as 0.
                     if not command.HasField("send" if kind == _SEND else "message"):
                         raise ProtocolError(f"{_name_of(kind)} is empty")
                     entry = make_entry(buffer[command_end:frame_end])
