@@ -81,9 +81,12 @@ async def examine(settings: ReplicationSettings, edge_topics: Iterable[str]) -> 
         )
     else:
         findings.append(Finding("reachable", True, settings.service_url))
-        findings += await _namespaces(settings, topics)
-        findings += await _rights(remote, settings, topics)
-        await remote.close()
+        try:
+            findings += await _namespaces(settings, topics)
+            findings += await _partitions(remote, settings, topics)
+            findings += await _rights(remote, settings, topics)
+        finally:
+            await remote.close()
     return [asdict(finding) for finding in findings]
 
 
@@ -203,10 +206,48 @@ async def _inactivity(administration: Administration) -> Finding:
     )
 
 
+async def _partitions(remote: RemoteClient, settings: ReplicationSettings, topics: list[str]) -> list[Finding]:
+    """A partitioned topic is replicated partition by partition; consumers find those only if the cloud knows them."""
+    partitions: dict[TopicName, int] = {}
+    for name in map(TopicName.parse, topics):
+        if name.partition >= 0:
+            whole = name.partitioned_name
+            partitions[whole] = max(partitions.get(whole, 0), name.partition + 1)
+    findings = []
+    for whole, wanted in sorted(partitions.items()):
+        topic = settings.remote_topic(whole)
+        check = f"partitions of {topic}"
+        try:
+            found = await remote.partitions(topic)
+        except BrokerError as error:
+            findings.append(Finding(check, None, f"can't be seen: {error}"))
+            continue
+        if found >= wanted:
+            findings.append(Finding(check, True, str(found)))
+        elif not found and settings.admin_url and await _create_partitioned(settings, topic, wanted):
+            findings.append(Finding(check, True, f"{wanted}, created now"))
+        else:
+            fix = f"pulsar-admin topics {'update' if found else 'create'}-partitioned-topic {topic} -p {wanted}"
+            findings.append(Finding(check, False, f"{found}; {wanted} are used here", fix))
+    return findings
+
+
+async def _create_partitioned(settings: ReplicationSettings, topic: str, partitions: int) -> bool:
+    name = TopicName.parse(topic)
+    path = f"/{name.domain}/{name.namespace}/{name.local_name}/partitions"
+    try:
+        status, _ = await Administration(settings).ask("PUT", path, partitions)
+    except (OSError, http.client.HTTPException):
+        return False
+    return status < 300
+
+
 async def _rights(remote: RemoteClient, settings: ReplicationSettings, topics: list[str]) -> list[Finding]:
     if not topics:
         return [Finding("rights", None, "there is no topic to try them on yet", "publish something, then ask again")]
-    topic = settings.remote_topic(TopicName.parse(topics[0]))
+    # Not a partitioned topic's own name: trying that would make a topic of it.
+    wholes = {str(TopicName.parse(name).partitioned_name) for name in topics if TopicName.parse(name).partition >= 0}
+    topic = settings.remote_topic(TopicName.parse(next(name for name in topics if name not in wholes)))
     findings = []
     try:
         producer = await remote.create_producer(topic, ProducerOptions(name=f"headwater/{settings.gateway_id}/doctor"))

@@ -234,3 +234,27 @@ def test_doctor_prepares_the_cloud_namespace(tmp_path: Path, cloud: PulsarRig, e
         assert rows["producers are remembered"]["ok"] is False
         edge.wait_replicated()
         assert cloud.rest("GET", f"/namespaces/plant/{name}/deduplication")[1] is True
+
+
+def test_doctor_makes_partitioned_topics_that_consumers_find(tmp_path: Path, cloud: PulsarRig) -> None:
+    """Partitions are replicated one by one; a consumer of the whole topic at the cloud gets all of them."""
+    from gateway.cli.control import ControlClient
+
+    edge = _edge(tmp_path / "edge", cloud, "partitioned", admin_url=cloud.admin_url)
+    topic = f"persistent://{NAMESPACE}/spread"
+    edge.configuration["topics"] = {topic: {"partitions": 2}}
+    with edge:
+        with official.client(edge.service_url) as client:
+            producer = client.create_producer(topic, batching_enabled=False)
+            for number in range(20):
+                producer.send(b"%06d" % number, partition_key=str(number))
+        rows = ControlClient.over_socket(edge.data_dir).post("/admin/replication/cloud/doctor")
+        (row,) = [row for row in rows if row["check"] == "partitions of persistent://plant/partitioned/spread"]
+        assert (row["ok"], row["finding"]) == (True, "2, created now")
+        edge.wait_replicated()
+        with official.client(cloud.service_url) as client:
+            consumer = client.subscribe(
+                "plant/partitioned/spread", "s", initial_position=pulsar.InitialPosition.Earliest
+            )
+            payloads = sorted(consumer.receive(official.RECEIVE_TIMEOUT_MS).data() for _ in range(20))
+        assert payloads == _numbers(0, 20)
