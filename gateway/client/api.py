@@ -194,7 +194,11 @@ class Consumer(ABC):
         closed."""
 
     async def receive(self) -> Message:
-        """Wait for the next message. Raises: as `receive_entry`."""
+        """Wait for the next message.
+
+        Raises: as `receive_entry`; ProtocolError also for an entry that can't be opened (damaged, or in a compression
+        that is not installed). It stays unacknowledged, and the next call goes on behind it.
+        """
         while not self._opened:
             received = await self.receive_entry()
             self._opened.extend(decode_entry(received, self._chunks))
@@ -217,7 +221,8 @@ class Consumer(ABC):
     def acknowledge(self, message_id: MessageId) -> None:
         """Say that this message is done with. Durable with the next commit; a crash before that redelivers it.
 
-        A `batch_index` acknowledges one message of a batch, its absence the whole entry.
+        A `batch_index` acknowledges one message of a batch, its absence the whole entry; for a message that came in
+        chunks, the entries of all of them.
         """
 
     @abstractmethod
@@ -259,7 +264,10 @@ class Reader(ABC):
         """Wait for the next entry and take it, whole. Raises: as Consumer.receive_entry."""
 
     async def read(self) -> Message:
-        """Wait for the next message. Raises: as `read_entry`."""
+        """Wait for the next message.
+
+        Raises: as `read_entry`; ProtocolError also for an entry that can't be opened. The next call goes on behind it.
+        """
         while not self._opened:
             received = await self.read_entry()
             self._opened.extend(decode_entry(received, self._chunks))
