@@ -44,7 +44,7 @@ test: setup check
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 torture: setup
-	HEADWATER_TORTURE_HOURS=$(HOURS) $(BIN)/python -m pytest tests/crash -q -s --timeout 0
+	$(BIN)/python tools/torture.py $(HOURS)
 
 bench: setup
 	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python -m bench.$$(basename $$script .py) || exit 1; done
