@@ -65,12 +65,14 @@ Receipt = tuple[Producer, int, int | None, int, int, int]
 
 
 class Slot:
-    """Receipts that wait for one commit group."""
+    """Receipts that wait for one commit group, or behind a refusal for their turn."""
 
-    __slots__ = ("durable", "receipts")
+    __slots__ = ("durable", "receipts", "refusal")
 
-    def __init__(self) -> None:
-        self.durable = False
+    def __init__(self, refusal: answers.Answer | None = None) -> None:
+        self.durable = refusal is not None
+        self.refusal = refusal
+        """SEND_ERROR of an entry in front of `receipts`."""
         self.receipts: list[Receipt] = []
 
 
@@ -209,6 +211,8 @@ class Session:
         name = command.producer_name or self.broker.new_producer_name()
         if len(name.encode()) > NAME_LENGTH_MAX:
             raise NotAllowed("a producer's name is longer than 255 bytes")
+        if len(command.initial_subscription_name.encode()) > NAME_LENGTH_MAX:
+            raise NotAllowed("a subscription's name is longer than 255 bytes")
         self.broker.check_accepting()
         producer = await topic.add_producer(
             self,
@@ -217,17 +221,18 @@ class Session:
             generated_name=not command.producer_name or not command.user_provided_producer_name,
             epoch=command.epoch,
         )
-        if self._closed:
+        try:
+            if command.initial_subscription_name:
+                await topic.subscription(
+                    command.initial_subscription_name,
+                    next_entry_id=0,
+                    new_subscription_id=self.broker.new_subscription_id,
+                )
+            # What is still on its way to the disk under this name counts as last, but only once it is there.
+            await wait_for_last_group(topic)
+        except BaseException:
             topic.remove_producer(producer)
-            return
-        if command.initial_subscription_name:
-            await topic.subscription(
-                command.initial_subscription_name,
-                next_entry_id=0,
-                new_subscription_id=self.broker.new_subscription_id,
-            )
-        # What is still on its way to the disk under this name counts as last, but only once it is there.
-        await wait_for_last_group(topic)
+            raise
         self.producers[command.producer_id] = producer
         self._topics[command.producer_id] = topic
         self._closed_producers.discard(command.producer_id)
@@ -307,9 +312,10 @@ class Session:
             return
         slot.durable = True
         while self._slots and self._slots[0].durable:
-            receipts = self._slots.popleft().receipts
-            self.receipts_waiting -= len(receipts)
-            self._send_receipts(receipts)
+            done = self._slots.popleft()
+            self._reply(done.refusal)
+            self.receipts_waiting -= len(done.receipts)
+            self._send_receipts(done.receipts)
         if not self._slots:
             self._last_group = None
 
@@ -321,14 +327,22 @@ class Session:
         self._flush()
 
     def _send_error(self, producer_id: int, sequence_id: int, code: ServerError, message: str) -> None:
-        self._reply(answers.send_error(producer_id, sequence_id, code, message))
+        """Refuse an entry, behind the receipts of earlier ones: told out of turn, clients close the connection."""
+        refusal = answers.send_error(producer_id, sequence_id, code, message)
+        if self._slots:
+            self._slots.append(Slot(refusal))
+            self._last_group = None
+        else:
+            self._reply(refusal)
 
     async def _close_producer(self, command: Any) -> None:
         producer = self.producers.pop(command.producer_id, None)
         if producer is not None:
             topic = self._topics.pop(command.producer_id)
-            await wait_for_last_group(topic)
-            topic.remove_producer(producer)
+            try:
+                await wait_for_last_group(topic)
+            finally:
+                topic.remove_producer(producer)
         self._reply(answers.success(command.request_id))
 
     # ProducerOwner
