@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import sys
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,19 @@ def test_splitter_takes_a_frame_byte_by_byte() -> None:
     sent = [(b"c" * 3_000, b"p" * 2_000), (b"d", b"")]
     stream = b"".join(encode(*frame) for frame in sent)
     assert split(stream, list(range(len(stream)))) == sent
+
+
+def test_frame_that_comes_byte_by_byte_costs_no_more_than_its_bytes() -> None:
+    """A peer that sends a large frame in tiny pieces can't make the gateway keep an object for each."""
+    size = 20_000
+    stream = encode(b"c", bytes(size))
+    splitter = FrameSplitter()
+    held = 0
+    for index in range(len(stream) - 1):
+        splitter.feed(stream[index : index + 1])
+        if index % 500 == 0:
+            held = max(held, sum(map(sys.getsizeof, splitter._chunks)))
+    assert size < held < 4 * size
 
 
 @given(frames, st.integers(0, 800))
