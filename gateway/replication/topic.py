@@ -13,7 +13,7 @@ from gateway.client.api import Client, ProducerOptions
 from gateway.client.remote import RemoteClient
 from gateway.client.remote_producer import RemoteProducer
 from gateway.errors import GatewayError
-from gateway.limits import REPLICATION_WINDOW
+from gateway.limits import BACKOFF_MAX_NS, REPLICATION_WINDOW, SECOND
 from gateway.message import Entry, Position
 from gateway.names import TopicName
 from gateway.replication.extension import Extension, Unsendable
@@ -28,7 +28,7 @@ from gateway.replication.tail import Tail, TailUnreadable, earliest_publish_time
 logger = logging.getLogger(__name__)
 
 ALARMS_MAX = 20
-END_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 2.0
 """How long a round that failed may take to let go of its name and to write its progress."""
 SETTLE_READINGS = 5
 SETTLE_PAUSE_S = 1.0
@@ -127,12 +127,14 @@ class TopicReplication:
         )
         start = Position(self.ledger_id, self.progress.confirmed + 1)
         reader = await self._edge.create_reader(self.topic, start, receiver_queue_size=REPLICATION_WINDOW)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
             await sender.run(reader)
         finally:
             self._sent_before += sender.sent_entries
             self._confirmed_before += sender.confirmed_entries
-            if sender.confirmed_entries:
+            if sender.confirmed_entries or loop.time() - began_s > BACKOFF_MAX_NS / SECOND:
                 self._backoff.succeeded()
             self._last_entry_id = self.last_entry_id
             self._sender = None
