@@ -85,6 +85,8 @@ class Subscription:
         self.check_joinable(subscription_type)
         if subscription_type is not self.subscription_type:
             self.subscription_type = subscription_type
+            # A read of the old one may be under way still: what it brings, the new one reads as well.
+            self.dispatcher.paused = True
             self.dispatcher = self._new_dispatcher()
         self.consumers.append(consumer)
         self.dispatcher.add(consumer)
