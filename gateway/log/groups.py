@@ -44,7 +44,7 @@ class FlatRun(NamedTuple):
 class PendingGroup:
     """The group that is being assembled. Belongs to the event loop's thread until it is sealed."""
 
-    __slots__ = ("_runs", "entries", "producers", "raw_bytes", "records", "records_encoded", "waiters")
+    __slots__ = ("_runs", "entries", "granted", "producers", "raw_bytes", "records", "records_encoded", "waiters")
 
     def __init__(self) -> None:
         self._runs: dict[int, FlatRun] = {}
@@ -57,6 +57,8 @@ class PendingGroup:
         becomes producer records when the group is sealed.
         """
         self.entries = 0
+        self.granted = 0
+        """`raw_bytes` up to which the journal has seen to it that there is room."""
         self.raw_bytes = 0
         """Entries and records with what surrounds them, before compression."""
 
@@ -85,9 +87,14 @@ class PendingGroup:
         self.waiters.append(callback)
 
     @property
+    def records_left(self) -> int:
+        """Entries and records that may still be added. Atomic units may go beyond it."""
+        return GROUP_RECORDS_MAX - self.entries - len(self.records) - len(self.producers)
+
+    @property
     def full(self) -> bool:
         """No unit may be added that could as well go to the next group."""
-        return self.entries + len(self.records) + len(self.producers) >= GROUP_RECORDS_MAX
+        return self.records_left <= 0
 
     @property
     def empty(self) -> bool:

@@ -75,6 +75,12 @@ class JournalStats:
     """Groups by the cause whose deadline sealed them."""
 
 
+GRANT_BYTES = 64 * KIB
+"""Raw bytes of a group for which room is looked for at once."""
+GRANT_RECORDS = GRANT_BYTES // 16
+"""More entries than that many bytes can be."""
+
+
 class Journal:
     """Made by `Log.open`; lives on one event loop."""
 
@@ -105,6 +111,8 @@ class Journal:
         catalogue, shutdown): may use the room that is kept back from entries. Raises: LogFull, LogFailed.
         """
         pending = self._pending
+        if pending is not None and pending.raw_bytes + size <= pending.granted and self.state is JournalState.open:
+            return pending
         if (
             pending is not None
             and (pending.raw_bytes + size > GROUP_RAW_SIZE_MAX or pending.full)
@@ -115,6 +123,11 @@ class Journal:
         self._check_room(size, pending, essential)
         if pending is None:
             pending = self._pending = PendingGroup()
+        # Looking at all of this for each entry would cost as much as everything else that the log does with it.
+        if pending.records_left > GRANT_RECORDS and self._fits(GRANT_BYTES, RESERVE_BYTES):
+            pending.granted = min(pending.raw_bytes + GRANT_BYTES, GROUP_RAW_SIZE_MAX)
+        else:
+            pending.granted = 0
         return pending
 
     def commit_within(self, interval_ns: int, cause: str = "") -> None:
