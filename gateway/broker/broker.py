@@ -39,6 +39,8 @@ class Broker:
         self._opening: dict[str, asyncio.Task[Topic]] = {}
         self._partitions: dict[str, int] = {}
         """Partitions of partitioned topics, by full name, as far as they were asked for."""
+        self._ledgers: dict[NamespaceName, dict[str, int]] = {}
+        """Stored topics of the namespaces that were asked for, with their ledger ids."""
         self._ledger_ids = itertools.count(log.metadata.next_ledger_id)
         self._subscription_ids = itertools.count(log.metadata.next_subscription_id)
         self._names = itertools.count()
@@ -126,6 +128,23 @@ class Broker:
         """All topics of a namespace (None: of all), by name; a partitioned topic and each of its partitions."""
         return await self.log.metadata.list_topics(None if namespace is None else str(namespace))
 
+    async def ledgers(self, namespace: NamespaceName) -> dict[str, int]:
+        """The ledger id of each topic (or partition) of a namespace, by name.
+
+        For those who ask again and again: reading the views brings them up to date first, which costs flash every time.
+        """
+        known = self._ledgers.get(namespace)
+        if known is None:
+            known = {
+                summary.name: summary.ledger_id for summary in await self.list_topics(namespace) if summary.ledger_id
+            }
+            # Those that were made meanwhile.
+            known |= {
+                topic.full_name: topic.ledger_id for topic in self.topics.values() if topic.name.namespace == namespace
+            }
+            self._ledgers[namespace] = known
+        return known
+
     async def unload(self, topic: Topic) -> None:
         """Take everybody away from a topic and forget it; who comes back opens it again from the log."""
         if self.topics.pop(topic.full_name, None) is topic:
@@ -171,6 +190,8 @@ class Broker:
         ledger_id = next(self._ledger_ids)
         group = self._group(RECORD_SIZE)
         group.add_record(TopicRecord(ledger_id, str(name)))
+        if name.namespace in self._ledgers:
+            self._ledgers[name.namespace][str(name)] = ledger_id
         self.log.journal.commit_within(0, "catalogue")
         return TopicState(name=str(name), ledger_id=ledger_id, partitions=0, next_entry_id=0)
 
@@ -223,6 +244,8 @@ class Broker:
         if state is JournalState.open:
             logger.info("the log takes entries again")
             return
+        # Topics whose records did not become durable do not exist.
+        self._ledgers.clear()
         logger.error("the log is %s: publishing is refused, reading goes on", state)
         for topic in tuple(self.topics.values()):
             for producer in tuple(topic.producers.values()):

@@ -85,12 +85,9 @@ class LocalClient(Client):
         return reader
 
     async def topics(self, namespace: str) -> list[TopicInfo]:
-        summaries = await self._broker.list_topics(NamespaceName.parse(namespace))
-        return [
-            TopicInfo(summary.name, summary.ledger_id, self._broker.log.reader.last_entry_id(summary.ledger_id))
-            for summary in summaries
-            if summary.ledger_id
-        ]
+        last_entry_id = self._broker.log.reader.last_entry_id
+        ledgers = await self._broker.ledgers(NamespaceName.parse(namespace))
+        return [TopicInfo(name, ledger_id, last_entry_id(ledger_id)) for name, ledger_id in sorted(ledgers.items())]
 
     async def partitions(self, topic: str) -> int:
         return await self._broker.partitions(TopicName.parse(topic))
