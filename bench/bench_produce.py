@@ -7,6 +7,7 @@ is no limit.
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +21,8 @@ from tests.support.gateway import GatewayRig
 from tests.support.process import memory_mib
 from tests.support.pulsar import PulsarRig
 
-PAYLOAD = bytes(100)
+# Random bytes: what compresses well would flatter a log that compresses.
+PAYLOADS = [random.Random(number).randbytes(100) for number in range(4096)]
 _topics = (f"persistent://public/default/bench-{number}" for number in itertools.count())
 
 
@@ -105,8 +107,8 @@ def unbatched(service_url: str, messages: int) -> None:
 def one_at_a_time(service_url: str, messages: int) -> None:
     with official.client(service_url) as client:
         producer = client.create_producer(next(_topics), batching_enabled=False)
-        for _ in range(messages):
-            producer.send(PAYLOAD)
+        for number in range(messages):
+            producer.send(PAYLOADS[number % len(PAYLOADS)])
 
 
 def _send_async(service_url: str, messages: int, **options: Any) -> None:
@@ -117,8 +119,8 @@ def _send_async(service_url: str, messages: int, **options: Any) -> None:
 
     with official.client(service_url) as client:
         producer = client.create_producer(next(_topics), max_pending_messages=1000, block_if_queue_full=True, **options)
-        for _ in range(messages):
-            producer.send_async(PAYLOAD, sent)
+        for number in range(messages):
+            producer.send_async(PAYLOADS[number % len(PAYLOADS)], sent)
         producer.flush()
         for _ in range(messages):
             done.acquire()

@@ -3,6 +3,7 @@ packets in flight."""
 
 from __future__ import annotations
 
+import random
 import selectors
 import socket
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Publishers:
     ) -> None:
         self._in_flight = in_flight
         self._publishers = []
+        # Random bytes: what compresses well would flatter a log that compresses.
+        chance = random.Random(1)
         for number in range(connections):
             peer = socket.create_connection(("127.0.0.1", port), timeout=30)
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -52,7 +55,7 @@ class Publishers:
             name = topic.replace("{n}", str(number)).encode()
             ids = iter(range(1, 5 * in_flight + 1))
             chunks = [
-                b"".join(_publish(name, next(ids), payload_bytes) for _ in range(CHUNK))
+                b"".join(_publish(name, next(ids), chance.randbytes(payload_bytes)) for _ in range(CHUNK))
                 for _ in range(5 * in_flight // CHUNK)
             ]
             self._publishers.append(_Publisher(peer, chunks, 0))
@@ -111,8 +114,7 @@ def _connect(client_id: str) -> bytes:
     return bytes([0x10, len(body)]) + body
 
 
-def _publish(topic: bytes, packet_id: int, payload_bytes: int) -> bytes:
-    payload = (b'{"n":%06d,"c":21.5}' % packet_id).ljust(payload_bytes)
+def _publish(topic: bytes, packet_id: int, payload: bytes) -> bytes:
     body = len(topic).to_bytes(2, "big") + topic + packet_id.to_bytes(2, "big") + payload
     length = bytes([len(body)]) if len(body) < 128 else bytes([len(body) & 127 | 128, len(body) >> 7])
     return b"\x32" + length + body

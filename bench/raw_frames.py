@@ -5,6 +5,7 @@ It costs next to nothing per message, so that the broker is the limit and not th
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from gateway.wire.metadata import MessageMetadata
 
 RECEIPT_MARK = CommandType.SEND_RECEIPT
 RECEIVE_BYTES = 1 << 18
+DIFFERENT_ENTRIES = 4096
+"""More than any commit group compresses together."""
 
 
 class RawProducer:
@@ -29,7 +32,11 @@ class RawProducer:
         self._rest = b""
         self._sequence_id = 0
         metadata = MessageMetadata(producer_name="bench", sequence_id=0, publish_time=1)
-        self._entry = build_entry(metadata.SerializeToString(), bytes(payload_bytes))
+        # Random bytes, and many of them: what compresses well would flatter a log that compresses.
+        chance = random.Random(1)
+        self._entries = [
+            build_entry(metadata.SerializeToString(), chance.randbytes(payload_bytes)) for _ in range(DIFFERENT_ENTRIES)
+        ]
         connect = commands.CommandConnect(client_version="bench", protocol_version=19)
         self._ask(BaseCommand(type=CommandType.CONNECT, connect=connect), CommandType.CONNECTED)
         lookup = commands.CommandLookupTopic(topic=topic, request_id=1)
@@ -60,8 +67,9 @@ class RawProducer:
             count = min(chunk, messages - first)
             for _ in range(count):
                 send.send.sequence_id = self._sequence_id
+                entry = self._entries[self._sequence_id % DIFFERENT_ENTRIES]
                 self._sequence_id += 1
-                parts += (frame_payload_command(send.SerializeToString(), self._entry), self._entry)
+                parts += (frame_payload_command(send.SerializeToString(), entry), entry)
             yield b"".join(parts), count
 
     def _receipts(self) -> int:

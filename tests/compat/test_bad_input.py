@@ -43,7 +43,7 @@ def is_closed(peer: socket.socket) -> bool:
 
 BAD = {
     "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "random": bytes(range(256)) * 10,
+    "random": bytes(reversed(range(256))) * 10,
     "oversized": struct.pack(">II", FRAME_SIZE_MAX + 1, 10),
     "command longer than its frame": struct.pack(">II", 20, 17) + bytes(20),
     "not a connect": frame_command(

@@ -57,8 +57,10 @@ class Mosquitto(BrokerRig):
     def __enter__(self) -> Mosquitto:
         self.port = free_port()
         configuration = self._folder / "mosquitto.conf"
+        # As root it would become a user who can't write into the folder, and then keeps nothing at all.
+        user = "user root\n" if os.geteuid() == 0 else ""
         configuration.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"{user}listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
             f"persistence_location {self._folder}/\nautosave_interval 1\n"
             "max_inflight_messages 0\nmax_queued_messages 0\n"
         )

@@ -136,6 +136,9 @@ class PulsarRig:
             "brokerDeleteInactiveTopicsEnabled": "false",
             "webSocketServiceEnabled": "false",
             "transactionCoordinatorEnabled": "false",
+            "acknowledgmentAtBatchIndexLevelEnabled": "true",
+            # The bookie reads this file too. Its own default leaves no room for a largest message's envelope.
+            "nettyMaxFrameSizeBytes": 5_253_120,
             "brokerDeduplicationEnabled": "true",
             "brokerDeduplicationProducerInactivityTimeoutMinutes": inactivity_minutes,
             "brokerDeduplicationSnapshotFrequencyInSeconds": 1,
