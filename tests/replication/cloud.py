@@ -53,6 +53,7 @@ class FakeCloud:
         self.message_size_max = 1 << 20
         self.connections: set[CloudConnection] = set()
         self.connections_made = 0
+        self.tokens: list[bytes] = []
         self.producers: set[tuple[str, str]] = set()
         self.received = 0
         """SEND commands."""
@@ -181,6 +182,8 @@ class CloudConnection(asyncio.Protocol):
         cloud = self._cloud
         match kind:
             case CommandType.CONNECT:
+                if command.auth_data:
+                    cloud.tokens.append(command.auth_data)
                 self._wire.connected(server_version="a cloud")
             case CommandType.PARTITIONED_METADATA:
                 self._wire.send(

@@ -30,6 +30,13 @@ WAIT_S = 20
 PUBLISH_TIME_MS = 1_700_000_000_000
 
 
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something is so. Raises: TimeoutError."""
+    async with asyncio.timeout(WAIT_S):
+        while not holds():  # noqa: ASYNC110 - what is waited for is a fact about several parts, which none of them announces
+            await asyncio.sleep(0.002)
+
+
 class Edge:
     """One gateway's log, broker and replicator, in a folder that outlives them."""
 
@@ -116,12 +123,13 @@ class Edge:
             item.progress.check_invariants()
 
     async def eventually(self, holds: Callable[[], bool]) -> None:
+        def look() -> bool:
+            if self._running is not None and self._running.done():
+                self._running.result()
+            return holds()
+
         try:
-            async with asyncio.timeout(WAIT_S):
-                while not holds():
-                    if self._running is not None and self._running.done():
-                        self._running.result()
-                    await asyncio.sleep(0.002)
+            await eventually(look)
         except TimeoutError:
             raise AssertionError(f"did not come about: {self.status}") from None
 
