@@ -119,10 +119,14 @@ class Topic:
         while len(self._sequence_ids) > PRODUCERS_REMEMBERED_MAX:
             self._sequence_ids.popitem(last=False)
 
-    def append(self, producer: Producer, data: bytes, key: int | None, messages: int) -> int:
+    def append(
+        self, producer: Producer, data: bytes, key: int | None, messages: int, group: PendingGroup | None = None
+    ) -> int:
         """Append an entry to the pending commit group and give it its id; DUPLICATE if `key` was stored before.
 
         `key` None: the entry is not looked up and not remembered (a chunk that is not the last of its message).
+        `group` is the pending one, with room for the entry, where the entry is part of an atomic change: asked for
+        entry by entry, a group is closed when it is large, in the middle of the change.
 
         `self.last_group` tells when it (or what it duplicates) is durable: None means that it already is.
         Raises: StorageUnavailable.
@@ -132,10 +136,11 @@ class Topic:
         entry_id = self.next_entry_id
         if entry_id >= LEDGER_ENTRIES_MAX:
             raise NotAllowed(f"{self.full_name} holds {LEDGER_ENTRIES_MAX} entries, the most that one ledger can")
-        try:
-            group = self.journal.group(len(data) + ENTRY_OVERHEAD)
-        except LogError as error:
-            raise StorageUnavailable(str(error), hint=error.hint) from error
+        if group is None:
+            try:
+                group = self.journal.group(len(data) + ENTRY_OVERHEAD)
+            except LogError as error:
+                raise StorageUnavailable(str(error), hint=error.hint) from error
         group.add_entry(self.ledger_id, entry_id, data, messages, self._boottime_ns())
         self.next_entry_id = entry_id + 1
         if key is not None:

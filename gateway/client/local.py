@@ -101,13 +101,15 @@ class LocalClient(Client):
         for producer, _ in outputs:
             producer.check_open()
         acks = [(_local_consumer(ack.consumer), ack) for ack in commit.acks]
+        for consumer, _ in acks:
+            consumer.inbox.check_open()
         self._broker.check_accepting()
         positions: list[Position] = []
 
         def add(group: PendingGroup) -> None:
             # Nothing in here yields: what is appended, acknowledged and stored stands in one group.
             for producer, output in outputs:
-                positions.append(producer.append(output.data, output.sequence_id, output.messages))
+                positions.append(producer.append(output.data, output.sequence_id, output.messages, group))
             for consumer, ack in acks:
                 consumer.take_ack(ack.message_id, cumulative=ack.cumulative)
             for subscription in {consumer.inbox.subscription for consumer, _ in acks}:
@@ -155,9 +157,12 @@ class LocalProducer(Producer):
             raise ProducerFenced(f"producer '{self.name}' of {self.topic} is closed")
         return self._producer
 
-    def append(self, data: bytes, sequence_id: int, messages: int) -> Position:
-        """Append without waiting; DUPLICATE_POSITION if it is stored. Raises: StorageUnavailable, ProducerFenced."""
-        entry_id = self._topic.append(self.check_open(), data, sequence_id, messages)
+    def append(self, data: bytes, sequence_id: int, messages: int, group: PendingGroup | None = None) -> Position:
+        """Append without waiting; DUPLICATE_POSITION if it is stored. `group`: as Topic.append.
+
+        Raises: StorageUnavailable, ProducerFenced.
+        """
+        entry_id = self._topic.append(self.check_open(), data, sequence_id, messages, group)
         return DUPLICATE_POSITION if entry_id == DUPLICATE else Position(self._topic.ledger_id, entry_id)
 
     def send_entry(

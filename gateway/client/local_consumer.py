@@ -72,11 +72,15 @@ class Inbox:
         assert self._consumer is not None
         return self._consumer
 
+    def check_open(self) -> None:
+        """Raises: NotAllowed when the consumer is closed."""
+        if self.closed:
+            raise NotAllowed(f"the consumer of {self.subscription.topic.full_name} is closed")
+
     async def take(self) -> ReceivedEntry:
         """Wait for an entry and take it. Raises: BrokerError when the consumer is closed."""
         while not self._entries:
-            if self.closed:
-                raise NotAllowed(f"the consumer of {self.subscription.topic.full_name} is closed")
+            self.check_open()
             self._arrived.clear()
             await self._arrived.wait()
         return self._pop()
