@@ -14,7 +14,9 @@ from gateway.wire.commands import BaseCommand, CommandConnect, CommandProducer, 
 from gateway.wire.entry import build_entry
 from gateway.wire.frames import frame_command, frame_payload_command
 from gateway.wire.metadata import MessageMetadata
+from tests.compat.conftest import JUDGED
 from tests.compat.test_official_client import numbers, receive
+from tests.support.official import read_all
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -83,10 +85,7 @@ def test_broker_closes_the_connection_of_who_sends_garbage(
 def test_broker_refuses_a_damaged_entry_and_goes_on(service_url: str, client: Any, topic: str) -> None:
     """A wrong checksum costs that message only."""
     with connect(service_url) as peer:
-        peer.sendall(HELLO)
-        producer = CommandProducer(topic=f"persistent://{topic}", producer_id=1, request_id=1)
-        peer.sendall(frame_command(BaseCommand(type=CommandType.PRODUCER, producer=producer).SerializeToString()))
-        kinds = [read_command(peer), read_command(peer)]
+        create_producer(peer, topic)
         entry = bytearray(build_entry(b"\x0a\x01p\x10\x01\x18\x01", b"payload"))
         entry[-1] ^= 1
         send = BaseCommand(type=CommandType.SEND, send={"producer_id": 1, "sequence_id": 1}).SerializeToString()
@@ -94,24 +93,17 @@ def test_broker_refuses_a_damaged_entry_and_goes_on(service_url: str, client: An
         entry[-1] ^= 1
         send = BaseCommand(type=CommandType.SEND, send={"producer_id": 1, "sequence_id": 2}).SerializeToString()
         peer.sendall(frame_payload_command(send, bytes(entry)) + entry)
-        kinds += [read_command(peer), read_command(peer)]
-    assert [command.type for command in kinds] == [
-        CommandType.CONNECTED,
-        CommandType.PRODUCER_SUCCESS,
-        CommandType.SEND_ERROR,
-        CommandType.SEND_RECEIPT,
-    ]
-    assert kinds[2].send_error.error == 9
-    assert kinds[3].send_receipt.sequence_id == 2
+        answers = [read_command(peer), read_command(peer)]
+    assert [command.type for command in answers] == [CommandType.SEND_ERROR, CommandType.SEND_RECEIPT]
+    assert answers[0].send_error.error == 9
+    assert answers[1].send_receipt.sequence_id == 2
 
 
+@pytest.mark.skipif(JUDGED == "pulsar", reason="Apache Pulsar stores entries whatever number of messages they claim")
 def test_broker_refuses_a_batch_count_that_nobody_can_open(service_url: str, topic: str) -> None:
     """What an entry claims to hold is charged to consumers and counted by the log: a lie is refused at the door."""
     with connect(service_url) as peer:
-        peer.sendall(HELLO)
-        producer = CommandProducer(topic=f"persistent://{topic}", producer_id=1, request_id=1)
-        peer.sendall(frame_command(BaseCommand(type=CommandType.PRODUCER, producer=producer).SerializeToString()))
-        assert [read_command(peer).type for _ in range(2)] == [CommandType.CONNECTED, CommandType.PRODUCER_SUCCESS]
+        create_producer(peer, topic)
         for sequence_id, messages in enumerate((2**31 - 1, 0, -1, 1)):
             metadata = MessageMetadata(
                 producer_name="p", sequence_id=sequence_id, publish_time=1, num_messages_in_batch=messages
@@ -121,6 +113,47 @@ def test_broker_refuses_a_batch_count_that_nobody_can_open(service_url: str, top
             peer.sendall(frame_payload_command(send.SerializeToString(), entry) + entry)
         kinds = [read_command(peer).type for _ in range(4)]
         assert sorted(kinds) == [CommandType.SEND_RECEIPT, *[CommandType.SEND_ERROR] * 3]
+
+
+def test_half_open_connections_disturb_nobody(service_url: str, client: Any, topic: str) -> None:
+    """Silent ones, ones in the middle of a frame, ones that vanish with a reset: the others send and receive."""
+    consumer = client.subscribe(topic, "s")
+    producer = client.create_producer(topic)
+    entry = build_entry(MessageMetadata(producer_name="p", sequence_id=1, publish_time=1).SerializeToString(), b"x")
+    send = BaseCommand(type=CommandType.SEND, send={"producer_id": 1, "sequence_id": 1}).SerializeToString()
+    half = frame_payload_command(send, entry) + entry[:-1]
+    peers = []
+    for number in range(60):
+        peer = connect(service_url)
+        peers.append(peer)
+        if number % 3:
+            create_producer(peer, f"{topic}-other")
+            peer.sendall(half)
+        if number % 3 == 2:
+            # No lingering: closing sends a reset, with half a frame on its way.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+    for number in range(20):
+        producer.send(b"%d" % number)
+    assert numbers(receive(consumer, 20)) == list(range(20))
+    assert read_all(client, f"{topic}-other") == []
+    for peer in peers:
+        peer.close()
+
+
+def create_producer(peer: socket.socket, topic: str) -> None:
+    """Say hello, look the topic up (Apache Pulsar serves none that nobody has looked up), create producer 1."""
+    topic = f"persistent://{topic}"
+    asked = (
+        BaseCommand(type=CommandType.LOOKUP, lookupTopic={"topic": topic, "request_id": 1}),
+        BaseCommand(type=CommandType.PRODUCER, producer={"topic": topic, "producer_id": 1, "request_id": 2}),
+    )
+    peer.sendall(HELLO)
+    kinds = [read_command(peer).type]
+    for command in asked:
+        peer.sendall(frame_command(command.SerializeToString()))
+        kinds.append(read_command(peer).type)
+    assert kinds == [CommandType.CONNECTED, CommandType.LOOKUP_RESPONSE, CommandType.PRODUCER_SUCCESS]
 
 
 def read_command(peer: socket.socket) -> Any:

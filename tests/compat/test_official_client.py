@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pulsar
 import pytest
 
-from tests.compat.conftest import PARTITIONED
+from tests.compat.conftest import JUDGED, PARTITIONED
 from tests.support.official import RECEIVE_TIMEOUT_MS, read_all
 
 QUIET_MS = 300
@@ -47,11 +49,11 @@ def send_numbers(client: Any, topic: str, count: int, **options: Any) -> list[An
     return ids
 
 
-def receive(consumer: Any, count: int, *, ack: bool = True) -> list[Any]:
+def receive(consumer: Any, count: int, *, ack: bool = True, timeout_ms: int = RECEIVE_TIMEOUT_MS) -> list[Any]:
     """The next `count` messages."""
     messages = []
     for _ in range(count):
-        messages.append(consumer.receive(RECEIVE_TIMEOUT_MS))
+        messages.append(consumer.receive(timeout_ms))
         if ack:
             consumer.acknowledge(messages[-1])
     return messages
@@ -118,6 +120,58 @@ def test_shared_subscription_spreads_messages_and_takes_them_back(client: Any, t
     first.close()
     assert sorted(numbers(receive(second, 20))) == list(range(20))
     assert_quiet(second)
+
+
+def test_messages_of_a_killed_client_go_to_the_others(service_url: str, client: Any, topic: str) -> None:
+    """What a process held that was killed, without a word, is delivered again."""
+    producer = client.create_producer(topic, batching_enabled=False)
+    program = (
+        "import sys, pulsar\n"
+        "c = pulsar.Client(sys.argv[1]).subscribe(sys.argv[2], 's', consumer_type=pulsar.ConsumerType.Shared)\n"
+        "print('there', flush=True)\n"
+        "held = [c.receive() for _ in range(5)]\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    arguments = [sys.executable, "-c", program, service_url, topic]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            # The client's own log goes to standard output too.
+            assert any(line == b"there\n" for line in process.stdout)
+            for number in range(5):
+                producer.send(b"%d" % number)
+            assert any(line == b"held\n" for line in process.stdout)
+        finally:
+            process.kill()
+    consumer = client.subscribe(topic, "s", consumer_type=pulsar.ConsumerType.Shared)
+    assert sorted(numbers(receive(consumer, 5))) == [0, 1, 2, 3, 4]
+
+
+def test_failover_consumer_takes_over(client: Any, topic: str) -> None:
+    """One gets everything; when it leaves, the next goes on behind what was acknowledged."""
+    first = client.subscribe(topic, "s", consumer_type=pulsar.ConsumerType.Failover, consumer_name="a")
+    second = client.subscribe(topic, "s", consumer_type=pulsar.ConsumerType.Failover, consumer_name="b")
+    send_numbers(client, topic, 10, batching_enabled=False)
+    try:
+        messages = receive(first, 1, timeout_ms=2_000)
+    except pulsar.Timeout:
+        # Apache Pulsar chooses by a hash.
+        first, second = second, first
+        messages = receive(first, 1)
+    messages += receive(first, 5)
+    assert numbers(messages) == list(range(6))
+    assert_quiet(second)
+    first.close()
+    assert numbers(receive(second, 4)) == list(range(6, 10))
+
+
+@pytest.mark.skipif(JUDGED == "pulsar", reason="Apache Pulsar has key_shared subscriptions")
+def test_key_shared_is_refused_in_words(client: Any, topic: str) -> None:
+    """Not served as something else: a consumer that counts on its keys would be wrong without a sign."""
+    with pytest.raises(pulsar.PulsarException):
+        client.subscribe(topic, "s", consumer_type=pulsar.ConsumerType.KeyShared)
+    send_numbers(client, topic, 1)
 
 
 def test_negative_acknowledgement_delivers_again_with_a_count(client: Any, topic: str) -> None:
