@@ -373,12 +373,12 @@ class Session:
         subscription = topic.subscriptions.get(command.subscription)
         if subscription is not None:
             subscription.check_joinable(subscription_type)
-        elif command.durable:
+        if command.durable:
             first = 0 if command.initialPosition == InitialPosition.earliest else topic.durable_end
             subscription = await topic.subscription(
                 command.subscription, next_entry_id=first, new_subscription_id=self.broker.new_subscription_id
             )
-        else:
+        elif subscription is None:
             first = topic.durable_end
             if command.start_message_rollback_duration_sec:
                 since_ms = (

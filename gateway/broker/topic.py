@@ -6,6 +6,7 @@ Two facts about an entry have one owner here. *Appended*: it has its id and wait
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -57,6 +58,8 @@ class Topic:
         self.producers: dict[str, Producer] = {}
         """Connected producers by name."""
         self.subscriptions: dict[str, Subscription] = {}
+        self._creating: dict[str, asyncio.Task[Subscription]] = {}
+        """Of `subscriptions`, those that are not durable yet."""
         self.messages_in = 0
         """Messages published since the topic was opened."""
         self.bytes_in = 0
@@ -171,17 +174,31 @@ class Topic:
 
         Raises: StorageUnavailable.
         """
-        present = self.subscriptions.get(name)
-        if present is not None:
-            return present
-        subscription = Subscription(self, name, CursorState(next_entry_id - 1), subscription_id=new_subscription_id())
-        self.subscriptions[name] = subscription
-        record = SubscriptionRecord(subscription.subscription_id, self.ledger_id, name, next_entry_id - 1)
+        creating = self._creating.get(name)
+        if creating is None:
+            present = self.subscriptions.get(name)
+            if present is not None:
+                return present
+            subscription = Subscription(
+                self, name, CursorState(next_entry_id - 1), subscription_id=new_subscription_id()
+            )
+            self.subscriptions[name] = subscription
+            creating = asyncio.get_running_loop().create_task(self._create(subscription))
+            self._creating[name] = creating
+        # Whoever asked first may be gone before it is durable; it comes to be all the same, for the others and on disk.
+        return await asyncio.shield(creating)
+
+    async def _create(self, subscription: Subscription) -> Subscription:
+        name = subscription.name
+        record = SubscriptionRecord(subscription.subscription_id, self.ledger_id, name, subscription.cursor.mark_delete)
         try:
             await self.commit(lambda group: group.add_record(record), RECORD_SIZE)
         except BaseException:
-            self.subscriptions.pop(name, None)
+            if self.subscriptions.get(name) is subscription:
+                del self.subscriptions[name]
             raise
+        finally:
+            del self._creating[name]
         return subscription
 
     def reader_subscription(self, name: str, *, next_entry_id: int) -> Subscription:

@@ -54,14 +54,12 @@ class LocalClient(Client):
         self, topic: str, subscription: str, options: ConsumerOptions = ConsumerOptions()
     ) -> LocalConsumer:
         opened = await self._broker.topic(TopicName.parse(topic))
-        present = opened.subscriptions.get(subscription)
-        if present is None:
-            earliest = options.initial_position is InitialPosition.earliest
-            present = await opened.subscription(
-                subscription,
-                next_entry_id=0 if earliest else opened.durable_end,
-                new_subscription_id=self._broker.new_subscription_id,
-            )
+        earliest = options.initial_position is InitialPosition.earliest
+        present = await opened.subscription(
+            subscription,
+            next_entry_id=0 if earliest else opened.durable_end,
+            new_subscription_id=self._broker.new_subscription_id,
+        )
         consumer = LocalConsumer(self._open, present, options, next(self._ids))
         consumer.inbox.join()
         self._open.add(consumer)
