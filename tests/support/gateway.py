@@ -59,15 +59,24 @@ class GatewayRig:
         """Start it and wait until it serves."""
         self.file.write_text(json.dumps(self.configuration))
         self.child = Child([sys.executable, "-m", "gateway.cli", "run", self.file], self.folder / "log.txt", pipe=True)
+        try:
+            words = self._ready_line().split()
+            assert words[:1] == ["ready"], f"not ready: {self.child.tail()}"
+        except BaseException:
+            # Whoever could not enter does not leave either.
+            self.child.kill()
+            raise
+        self.addresses = dict(word.split("=", 1) for word in words[1:])
+        return self
+
+    def _ready_line(self) -> str:
+        assert self.child is not None
         stdout = self.child.process.stdout
         assert stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             assert selector.select(START_TIMEOUT_S), f"no ready line:\n{self.child.tail()}"
-        words = stdout.readline().decode().split()
-        assert words[:1] == ["ready"], f"not ready: {self.child.tail()}"
-        self.addresses = dict(word.split("=", 1) for word in words[1:])
-        return self
+        return stdout.readline().decode()
 
     def kill(self) -> None:
         """SIGKILL, as the OOM killer would."""

@@ -34,15 +34,19 @@ class Child:
     def wait_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
         """Poll until `ready` says so. Fails with the process's last words."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise AssertionError(f"{self.process.args} ended with {self.process.returncode}:\n{self.tail()}")
-            with contextlib.suppress(OSError):
-                if ready():
-                    return
-            time.sleep(POLL_S)
-        self.kill()
-        raise AssertionError(f"{self.process.args} was not ready after {timeout_s} s:\n{self.tail()}")
+        try:
+            while time.monotonic() < deadline:
+                if self.process.poll() is not None:
+                    raise AssertionError(f"{self.process.args} ended with {self.process.returncode}:\n{self.tail()}")
+                with contextlib.suppress(OSError):
+                    if ready():
+                        return
+                time.sleep(POLL_S)
+            raise AssertionError(f"{self.process.args} was not ready after {timeout_s} s:\n{self.tail()}")
+        except BaseException:
+            # Interrupted tests leave nothing behind either.
+            self.kill()
+            raise
 
     def tail(self, lines: int = 20) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

@@ -94,7 +94,10 @@ def _fetch(home: Path) -> None:
         raise PulsarMissing(f"Maven could not fetch Apache Pulsar {VERSION}: {outcome.stdout[-300:]}")
     with tarfile.open(archives[0]) as archive:
         # Python before 3.11.4, such as that of Debian 12, knows no filters.
-        archive.extractall(CACHE, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+        if hasattr(tarfile, "tar_filter"):
+            archive.extractall(CACHE, filter="tar")
+        else:
+            archive.extractall(CACHE)
     shutil.rmtree(CACHE / "download")
     (home / "complete").touch()
 
