@@ -322,9 +322,10 @@ class Listener:
             self._sweeper.cancel()
         for connection in list(self._connections):
             connection.close()
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._no_connections.wait()
-        except TimeoutError:
+        # Not asyncio.timeout: before Python 3.11.4 it takes its own end for the cancellation that this task is stopped by.
+        gone = asyncio.ensure_future(self._no_connections.wait())
+        done, _ = await asyncio.wait([gone], timeout=grace_s)
+        gone.cancel()
+        if not done:
             for connection in list(self._connections):
                 connection.abort()
