@@ -205,7 +205,7 @@ class Publisher:
 
     async def close(self, *, grace_s: float) -> None:
         """Wait up to `grace_s` seconds until all is durable and confirmed, then let go of all topics."""
-        # Not asyncio.timeout: before Python 3.11.4 it takes its own end for the cancellation that this task is stopped by.
+        # Not asyncio.timeout: before Python 3.11.4 it takes its own end for the cancellation that stops this task.
         empty = asyncio.ensure_future(self._empty.wait())
         done, _ = await asyncio.wait([empty], timeout=grace_s)
         empty.cancel()

@@ -322,7 +322,7 @@ class Listener:
             self._sweeper.cancel()
         for connection in list(self._connections):
             connection.close()
-        # Not asyncio.timeout: before Python 3.11.4 it takes its own end for the cancellation that this task is stopped by.
+        # Not asyncio.timeout: before Python 3.11.4 it takes its own end for the cancellation that stops this task.
         gone = asyncio.ensure_future(self._no_connections.wait())
         done, _ = await asyncio.wait([gone], timeout=grace_s)
         gone.cancel()
