@@ -49,7 +49,7 @@ class Disk(Protocol):
     def sync(self, handle: int) -> None:
         """Make written bytes and the file's length durable."""
 
-    def forget(self, handle: int) -> None:
+    def forget(self, handle: int, offset: int = 0, size: int = 0) -> None:
         """Drop what the page cache holds of the file, so that reads show what the medium holds."""
 
     def rename(self, source: Path, target: Path) -> None:
@@ -119,8 +119,8 @@ class OsDisk:
     def sync(self, handle: int) -> None:
         os.fsync(handle)
 
-    def forget(self, handle: int) -> None:
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    def forget(self, handle: int, offset: int = 0, size: int = 0) -> None:
+        os.posix_fadvise(handle, offset, size, os.POSIX_FADV_DONTNEED)
 
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)

@@ -357,6 +357,9 @@ class SegmentWriter:
         size = min(self._zero_step_bytes, segment.size - segment.zeroed)
         self._write(segment.handle, bytes(size), segment.zeroed)
         self._disk.sync_data(segment.handle)
+        # Zeros are in the page cache in folios as large as they were written. A group that is written over them would
+        # make the kernel count, and on some file systems write, such a folio for every 4 KiB.
+        self._disk.forget(segment.handle, segment.zeroed, size)
         segment.zeroed += size
         return True
 

@@ -147,7 +147,7 @@ class SimulatedDisk:
     def sync(self, handle: int) -> None:
         self._sync(handle, "sync", with_size=True)
 
-    def forget(self, handle: int) -> None:
+    def forget(self, handle: int, offset: int = 0, size: int = 0) -> None:
         file = self._file(handle)
         if not file.pending:
             self._drop_cache(file)
