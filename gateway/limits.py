@@ -15,8 +15,9 @@ SECOND = 1_000 * MS
 
 # Wire. Source: Pulsar's broker.conf (maxMessageSize) and Commands.java.
 ENTRY_SIZE_MAX = 5 * MIB
-"""Bytes of an entry. Apache Pulsar's default maxMessageSize, and hard there: the bookie behind a broker refuses an
-entry of exactly this size, and the broker then tries it for ever (seen with 4.0.8)."""
+"""Bytes of an entry. Apache Pulsar's default maxMessageSize, and hard where its bookies' own frame limit was left at
+the same size: such a bookie refuses an entry that is exactly as large, and the broker then tries it for ever (seen
+with 4.0.8)."""
 ENTRY_EXTENSION_MAX = 8 * KIB
 """Bytes kept free in every entry for what replication appends on the way to a broker with the same limit."""
 MESSAGE_SIZE_MAX = ENTRY_SIZE_MAX - ENTRY_EXTENSION_MAX
