@@ -233,6 +233,8 @@ class Session:
         except BaseException:
             topic.remove_producer(producer)
             raise
+        if producer.closed:
+            raise BrokerError(f"producer '{name}' was taken away while it connected", code=ServerError.ServiceNotReady)
         self.producers[command.producer_id] = producer
         self._topics[command.producer_id] = topic
         self._closed_producers.discard(command.producer_id)
@@ -580,9 +582,13 @@ def _topic_name(text: str) -> TopicName:
 
 def _subscription_type(value: int) -> SubscriptionType:
     try:
-        return SubscriptionType(value)
+        subscription_type = SubscriptionType(value)
     except ValueError:
         raise NotAllowed(f"there is no subscription type {value}") from None
+    if subscription_type is SubscriptionType.key_shared:
+        # Refused before anything is created: a durable subscription that nobody can join would keep its backlog.
+        raise NotAllowed("key_shared subscriptions are not supported by this version")
+    return subscription_type
 
 
 def _position(message_id: Any) -> Position:

@@ -82,15 +82,15 @@ class Topic:
 
         Raises: ProducerBusy while another producer of that name is connected and answers.
         """
-        present = self.producers.get(name)
-        # After a power cut at the device the old connection may be half open for as long as TCP likes: ask it.
-        if (
-            present is not None
-            and not self._succeeds(present, owner, producer_id, epoch)
-            and await present.owner.is_alive()
-            and self.producers.get(name) is present
-        ):
-            raise ProducerBusy(f"producer '{name}' is already connected to {self.full_name}")
+        # After a power cut at the device the old connection may be half open for as long as TCP likes: ask it. Whoever
+        # took the name over during the asking is asked in its turn.
+        asked = None
+        while (present := self.producers.get(name)) is not asked:
+            if present is None or self._succeeds(present, owner, producer_id, epoch):
+                break
+            if await present.owner.is_alive() and self.producers.get(name) is present:
+                raise ProducerBusy(f"producer '{name}' is already connected to {self.full_name}")
+            asked = present
         self.remove_named_producer(name)
         last_sequence_id = self._sequence_ids.get(name, -1) if self.policy.deduplication else -1
         producer = Producer(
