@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.broker.broker import Broker
 from gateway.broker.producer import Producer
-from gateway.broker.session import Session
+from gateway.broker.session import REQUESTS_WAITING_MAX, Session
 from gateway.broker.settings import BrokerSettings
 from gateway.clock import SystemClock
-from gateway.errors import ProducerBusy, ServerError
+from gateway.errors import ProducerBusy, ProtocolError, ServerError
 from gateway.limits import MIB
 from gateway.log import Log, LogSettings
 from gateway.names import TopicName
@@ -146,6 +148,37 @@ def test_session_refuses_a_producer_that_was_taken_away_while_it_connected(tmp_p
                     answers += peer.answers()
             assert [kind for kind, _, _ in answers] == [CommandType.CLOSE_PRODUCER, CommandType.ERROR]
             assert not peer.session.producers
+            await peer.session.close()
+
+    asyncio.run(run())
+
+
+def test_session_answers_a_seek_after_it_closed_the_consumer(tmp_path: Path) -> None:
+    """A client that is told of its seek's success subscribes again, and must have heard of the close before."""
+
+    async def run() -> None:
+        async with opened(tmp_path) as broker:
+            peer = Peer(broker)
+            subscribe = commands.CommandSubscribe(topic=TOPIC, subscription="s", subType=0, consumer_id=1, request_id=1)
+            await peer.ask(CommandType.SUBSCRIBE, subscribe)
+            seek = commands.CommandSeek(consumer_id=1, request_id=2, message_publish_time=0)
+            answers = await peer.ask(CommandType.SEEK, seek)
+            assert [kind for kind, _, _ in answers] == [CommandType.CLOSE_CONSUMER, CommandType.SUCCESS]
+            await peer.session.close()
+
+    asyncio.run(run())
+
+
+def test_session_ends_a_connection_that_floods_requests(tmp_path: Path) -> None:
+    """Requests that nobody waits for are held up to a bound, and then the connection is closed."""
+
+    async def run() -> None:
+        async with opened(tmp_path) as broker:
+            peer = Peer(broker)
+            for request_id in range(REQUESTS_WAITING_MAX + 1):
+                peer.client.send(CommandType.LOOKUP, commands.CommandLookupTopic(topic=TOPIC, request_id=request_id))
+            with pytest.raises(ProtocolError):
+                peer.carry()
             await peer.session.close()
 
     asyncio.run(run())
