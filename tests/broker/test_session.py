@@ -22,6 +22,8 @@ from gateway.names import TopicName
 from gateway.wire import commands
 from gateway.wire.commands import CommandType
 from gateway.wire.connection import Connection, Role
+from gateway.wire.entry import build_entry
+from gateway.wire.metadata import MessageMetadata
 
 TOPIC = "persistent://public/default/session"
 WAIT_S = 5.0
@@ -179,6 +181,36 @@ def test_session_ends_a_connection_that_floods_requests(tmp_path: Path) -> None:
                 peer.client.send(CommandType.LOOKUP, commands.CommandLookupTopic(topic=TOPIC, request_id=request_id))
             with pytest.raises(ProtocolError):
                 peer.carry()
+            await peer.session.close()
+
+    asyncio.run(run())
+
+
+def test_session_answers_a_duplicate_behind_its_original_in_flight(tmp_path: Path) -> None:
+    """Receipts leave in the order of the entries, and a duplicate's not before what it repeats is durable."""
+
+    async def run() -> None:
+        async with opened(tmp_path) as broker:
+            peer = Peer(broker)
+            body = commands.CommandProducer(topic=TOPIC, producer_id=1, request_id=1, producer_name="p")
+            await peer.ask(CommandType.PRODUCER, body)
+            metadata = MessageMetadata(producer_name="p", sequence_id=0, publish_time=1)
+            entry = build_entry(metadata.SerializeToString(), b"x")
+            for sequence_id in (0, 0, 1):
+                peer.client.send_entry(1, sequence_id, entry)
+            peer.carry()
+            assert peer.answers() == []
+            answers: list[Any] = []
+            async with asyncio.timeout(WAIT_S):
+                while len(answers) < 3:
+                    peer.arrived.clear()
+                    await peer.arrived.wait()
+                    answers += peer.answers()
+            assert [(command.sequence_id, command.message_id.entryId) for _, command, _ in answers] == [
+                (0, 0),
+                (0, 2**64 - 1),
+                (1, 1),
+            ]
             await peer.session.close()
 
     asyncio.run(run())
