@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from gateway.broker.consumer import Consumer
+from gateway.errors import LogError
 from gateway.limits import DISPATCH_ENTRIES_MAX, MIB
 from gateway.log import ReadResult, StoredEntry
 from gateway.wire.acks import words_of_mask
@@ -20,6 +22,10 @@ from gateway.wire.acks import words_of_mask
 if TYPE_CHECKING:
     from gateway.broker.subscription import Subscription
 
+logger = logging.getLogger(__name__)
+
+READ_AGAIN_S = 1.0
+"""Pause after a read that failed."""
 READ_SIZE_MAX = 1 * MIB
 """Bytes read for one subscription in one step."""
 
@@ -64,6 +70,11 @@ class Dispatcher(ABC):
             result = await topic.reader.read(
                 topic.ledger_id, first_entry_id, entries_max=entries_max, size_max=READ_SIZE_MAX
             )
+        except LogError as error:
+            # Nothing is skipped: the device may answer later, and who waits is better off than who misses something.
+            logger.error("%s can't be read from entry %d on: %s", topic.full_name, first_entry_id, error)
+            asyncio.get_running_loop().call_later(READ_AGAIN_S, self.wake)
+            return
         finally:
             self._reading = None
         # What was read before a seek or a rewind belongs to a position that nobody is at any more.

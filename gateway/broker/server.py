@@ -23,6 +23,8 @@ from gateway.wire.connection import Connection, Role, State
 
 logger = logging.getLogger(__name__)
 
+CLOSE_GRACE_S = 10.0
+"""How long a closed connection may take to carry its last bytes to the peer."""
 PROBE_TIMEOUT_NS = 3 * SECOND
 """How long a connection may take to answer before its producer's name is given to somebody else."""
 
@@ -70,7 +72,9 @@ class ClientConnection(asyncio.Protocol):
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(Role.broker, now_ns=server.now_ns())
-        self._session = Session(server.broker, self._connection, flush=self._flush_soon, probe=self._probe)
+        self._session = Session(
+            server.broker, self._connection, flush=self._flush_soon, probe=self._probe, fail=self.end
+        )
         self._transport: asyncio.Transport | None = None
         self._flushing = False
         self._reading = True
@@ -203,6 +207,8 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._flush()
             self._transport.close()
+            # A peer that takes nothing any more would keep the socket for as long as TCP hopes for it.
+            self._loop.call_later(CLOSE_GRACE_S, self._transport.abort)
         self._closing = self._loop.create_task(self._finish())
 
     async def _finish(self) -> None:

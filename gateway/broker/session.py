@@ -80,7 +80,13 @@ class Session:
     """A client's producers and consumers. The server hands in commands and is told when there is something to write."""
 
     def __init__(
-        self, broker: Broker, connection: Connection, *, flush: Callable[[], None], probe: Callable[[], Awaitable[bool]]
+        self,
+        broker: Broker,
+        connection: Connection,
+        *,
+        flush: Callable[[], None],
+        probe: Callable[[], Awaitable[bool]],
+        fail: Callable[[str], None],
     ) -> None:
         self.broker = broker
         self.connection = connection
@@ -98,6 +104,8 @@ class Session:
         """Subscriptions whose consumers the broker took away: readers' cursors among them are kept for their return."""
         self._flush = flush
         self._probe = probe
+        self._fail = fail
+        """Closes the connection, with the reason."""
         self._slots: deque[Slot] = deque()
         """Receipts that wait, in the order in which they leave."""
         self._last_group: PendingGroup | None = None
@@ -188,6 +196,10 @@ class Session:
                     await handler(command)
                 except GatewayError as error:
                     self._reply(answers.refusal(kind, command, error))
+        except Exception:
+            # Our own fault. The client would wait for an answer for ever; a closed connection it knows how to handle.
+            logger.critical("a request of type %d could not be carried out", kind, exc_info=True)
+            self._fail("an internal error")
         finally:
             self._worker = None
 
@@ -248,18 +260,19 @@ class Session:
                 return
             raise ProtocolError("the peer sent an entry for a producer that it has not created")
         sequence_id = command.sequence_id
-        if entry is not None and len(entry) > ENTRY_SIZE_MAX:
-            raise ProtocolError(f"the peer sent an entry of {len(entry)} bytes")
         if entry is None:
             self._send_error(producer_id, sequence_id, ServerError.ChecksumError, "the checksum is wrong")
             return
+        if len(entry) > ENTRY_SIZE_MAX:
+            raise ProtocolError(f"the peer sent an entry of {len(entry)} bytes")
         try:
             metadata = parse_metadata(entry)
         except ProtocolError as error:
             # A consumer would choke on it: it is refused like a damaged one, and the client goes on.
             self._send_error(producer_id, sequence_id, ServerError.ChecksumError, str(error))
             return
-        if not 0 < metadata.num_messages_in_batch <= BATCH_MESSAGES_MAX:
+        messages = metadata.num_messages_in_batch
+        if not 0 < messages <= BATCH_MESSAGES_MAX:
             # Nobody could open it, and what it claims would be charged to every consumer's permits.
             self._send_error(producer_id, sequence_id, ServerError.ChecksumError, "a batch that nobody can open")
             return
@@ -276,7 +289,7 @@ class Session:
             # between, all come again, and whoever puts them together takes each once.
             key = None
         try:
-            entry_id = topic.append(producer, entry, key, max(1, metadata.num_messages_in_batch))
+            entry_id = topic.append(producer, entry, key, messages)
         except (StorageUnavailable, NotAllowed) as error:
             # Any SEND_ERROR but a checksum's makes clients reconnect in a hot loop. Taking the producer away makes them
             # ask for it again with growing pauses, and keep what they have not been given a receipt for.
@@ -353,6 +366,9 @@ class Session:
         return not self._closed and await self._probe()
 
     def producer_closed(self, producer: Producer) -> None:
+        if len(self._closed_producers) >= HANDLES_PER_CONNECTION_MAX:
+            # What a client sent for the oldest of them arrived long ago.
+            self._closed_producers.clear()
         self._closed_producers.add(producer.producer_id)
         self.producers.pop(producer.producer_id, None)
         self._topics.pop(producer.producer_id, None)
@@ -524,7 +540,8 @@ class Session:
 
     def consumer_closed(self, consumer: Consumer) -> None:
         self.consumers.pop(consumer.consumer_id, None)
-        self._sought.add(consumer.subscription)
+        if not consumer.subscription.durable:
+            self._sought.add(consumer.subscription)
         self._reply(answers.close_consumer(consumer.consumer_id))
 
     def active_changed(self, consumer: Consumer, active: bool) -> None:

@@ -169,6 +169,9 @@ class Subscription:
         The consumers are closed only when the new position is durable: a client subscribes again 100 ms after its
         close, and must find the new position then.
         """
+        if self.durable:
+            # A refusal comes before anything has changed: a cursor that was moved would ride with the next group.
+            self.topic.check_room(RECORD_SIZE)
         self.dispatcher.paused = True
         try:
             self.cursor.reset(entry_id - 1)
@@ -182,6 +185,8 @@ class Subscription:
         """Delete the subscription, durably. Raises: ConsumerBusy while anybody else is connected and not `force`."""
         if not force and any(consumer is not by for consumer in self.consumers):
             raise ConsumerBusy(f"subscription '{self.name}' of {self.topic.name} has other consumers")
+        if self.durable:
+            self.topic.check_room(RECORD_SIZE)
         await self.dispatcher.stop()
         self.deleted = True
         self.topic.subscriptions.pop(self.name, None)

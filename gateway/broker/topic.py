@@ -226,6 +226,13 @@ class Topic:
 
     # Life
 
+    def check_room(self, size: int) -> None:
+        """Raises: StorageUnavailable where `commit` would."""
+        try:
+            self.journal.group(size, essential=True)
+        except LogError as error:
+            raise StorageUnavailable(str(error), hint=error.hint) from error
+
     async def commit(self, add: Callable[[PendingGroup], None], size: int) -> None:
         """Add records to the pending group and return when they are durable. Raises: StorageUnavailable."""
         try:

@@ -44,8 +44,12 @@ class Peer:
         self._broker_side = Connection(Role.broker, now_ns=0)
         self._client_side = Connection(Role.client, now_ns=0)
         self._arrived = asyncio.Event()
+        self.failures: list[str] = []
+        """Why the session asked for the connection to be closed."""
         self._events: deque[tuple[CommandType, Any, bytes | None]] = deque()
-        self.session = Session(broker, self._broker_side, flush=self._arrived.set, probe=self._probe)
+        self.session = Session(
+            broker, self._broker_side, flush=self._arrived.set, probe=self._probe, fail=self.failures.append
+        )
         self._request_id = 0
         self._client_side.connect(client_version="test")
         self.deliver()

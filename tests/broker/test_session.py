@@ -36,7 +36,10 @@ class Peer:
         self.client = Connection(Role.client, now_ns=0)
         self.broker_side = Connection(Role.broker, now_ns=0)
         self.arrived = asyncio.Event()
-        self.session = Session(broker, self.broker_side, flush=self.arrived.set, probe=self.alive)
+        self.failures: list[str] = []
+        self.session = Session(
+            broker, self.broker_side, flush=self.arrived.set, probe=self.alive, fail=self.failures.append
+        )
         self.client.connect(client_version="test")
         self.carry()
         self.answers()
