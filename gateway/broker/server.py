@@ -154,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _ahead_of_commit(self, share: int) -> bool:
         """Whether more than 1/share of what may wait for the commit does: entries of this connection, bytes of all."""
-        waiting = self._session.receipts_waiting
+        waiting = self._session.receipts.waiting
         if not waiting:
             return False
         waiting_bytes = self._server.broker.log.journal.waiting_bytes

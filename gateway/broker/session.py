@@ -20,6 +20,7 @@ from gateway.broker import answers
 from gateway.broker.broker import Broker
 from gateway.broker.consumer import Consumer
 from gateway.broker.producer import Producer, deduplication_key
+from gateway.broker.receipts import ReceiptLine
 from gateway.broker.seek import first_entry_published_since
 from gateway.broker.subscription import Subscription
 from gateway.broker.topic import DUPLICATE, Topic, wait_for_last_group
@@ -41,7 +42,7 @@ from gateway.limits import (
     HANDLES_PER_CONNECTION_MAX,
     NAME_LENGTH_MAX,
 )
-from gateway.log import PendingGroup, StoredEntry
+from gateway.log import StoredEntry
 from gateway.message import InitialPosition, Position, SubscriptionType
 from gateway.names import Domain, NamespaceName, TopicName
 from gateway.wire.commands import AccessMode, AckType, CommandType
@@ -60,20 +61,6 @@ SEND = int(CommandType.SEND)
 ACK = int(CommandType.ACK)
 FLOW = int(CommandType.FLOW)
 CONNECT = int(CommandType.CONNECT)
-Receipt = tuple[Producer, int, int | None, int, int, int]
-"""Producer, sequence id, highest sequence id or None, ledger id, entry id, partition."""
-
-
-class Slot:
-    """Receipts that wait for one commit group, or behind a refusal for their turn."""
-
-    __slots__ = ("durable", "receipts", "refusal")
-
-    def __init__(self, refusal: answers.Answer | None = None) -> None:
-        self.durable = refusal is not None
-        self.refusal = refusal
-        """SEND_ERROR of an entry in front of `receipts`."""
-        self.receipts: list[Receipt] = []
 
 
 class Session:
@@ -92,8 +79,7 @@ class Session:
         self.connection = connection
         self.writable = True
         """False while the socket takes nothing; the server sets it and wakes the consumers."""
-        self.receipts_waiting = 0
-        """Entries appended by this connection whose commit is under way."""
+        self.receipts = ReceiptLine(connection, flush=flush, on_failure=self._send_away_producers)
         self.producers: dict[int, Producer] = {}
         self.consumers: dict[int, Consumer] = {}
         self._topics: dict[int, Topic] = {}
@@ -106,10 +92,6 @@ class Session:
         self._probe = probe
         self._fail = fail
         """Closes the connection, with the reason."""
-        self._slots: deque[Slot] = deque()
-        """Receipts that wait, in the order in which they leave."""
-        self._last_group: PendingGroup | None = None
-        """The group that the last slot waits for."""
         self._requests: deque[tuple[int, Any]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -163,6 +145,7 @@ class Session:
     async def close(self) -> None:
         """The connection is gone: its producers leave, what its consumers hold goes back."""
         self._closed = True
+        self.receipts.close()
         self._requests.clear()
         if self._worker is not None:
             self._worker.cancel()
@@ -299,56 +282,15 @@ class Session:
         ledger_id = topic.ledger_id
         if entry_id == DUPLICATE:
             ledger_id = -1
-        self._receipt_after(topic.last_group, (producer, sequence_id, highest, ledger_id, entry_id, topic.partition))
-
-    def _receipt_after(self, group: PendingGroup | None, receipt: Receipt) -> None:
-        """Send a receipt when `group` is durable (None: it already is), and never before those of earlier entries."""
-        if group is None and not self._slots:
-            self._send_receipts([receipt])
-            return
-        if group is not None and group is not self._last_group:
-            slot = Slot()
-            self._slots.append(slot)
-            self._last_group = group
-            group.when_durable(partial(self._group_done, slot))
-        self.receipts_waiting += 1
-        self._slots[-1].receipts.append(receipt)
-
-    def _group_done(self, slot: Slot, error: LogError | None) -> None:
-        if self._closed or slot not in self._slots:
-            return
-        if error is not None:
-            # Nobody knows what of it is on the disk: clients keep what has no receipt, and come back.
-            self._slots.clear()
-            self._last_group = None
-            self.receipts_waiting = 0
-            for producer_id, producer in tuple(self.producers.items()):
-                self._topics[producer_id].remove_named_producer(producer.name)
-            return
-        slot.durable = True
-        while self._slots and self._slots[0].durable:
-            done = self._slots.popleft()
-            self._reply(done.refusal)
-            self.receipts_waiting -= len(done.receipts)
-            self._send_receipts(done.receipts)
-        if not self._slots:
-            self._last_group = None
-
-    def _send_receipts(self, receipts: list[Receipt]) -> None:
-        send_receipt = self.connection.send_receipt
-        for producer, sequence_id, highest, ledger_id, entry_id, partition in receipts:
-            if not producer.closed:
-                send_receipt(producer.producer_id, sequence_id, highest, ledger_id, entry_id, partition)
-        self._flush()
+        self.receipts.add(topic.last_group, (producer, sequence_id, highest, ledger_id, entry_id, topic.partition))
 
     def _send_error(self, producer_id: int, sequence_id: int, code: ServerError, message: str) -> None:
-        """Refuse an entry, behind the receipts of earlier ones: told out of turn, clients close the connection."""
-        refusal = answers.send_error(producer_id, sequence_id, code, message)
-        if self._slots:
-            self._slots.append(Slot(refusal))
-            self._last_group = None
-        else:
-            self._reply(refusal)
+        self.receipts.refuse(answers.send_error(producer_id, sequence_id, code, message))
+
+    def _send_away_producers(self) -> None:
+        """Take all producers of this connection away: they come back."""
+        for producer_id, producer in tuple(self.producers.items()):
+            self._topics[producer_id].remove_named_producer(producer.name)
 
     async def _close_producer(self, command: Any) -> None:
         producer = self.producers.pop(command.producer_id, None)
