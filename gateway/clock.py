@@ -10,6 +10,7 @@ import ctypes
 import time
 import uuid
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -61,13 +62,12 @@ class SystemClock:
 
     def __init__(self) -> None:
         self.boot_id = _read_boot_id()
+        self.boottime_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+        """Asked for every entry: a method around it would cost more than the clock does."""
         self._adjtimex = getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
 
     monotonic_ns = staticmethod(time.monotonic_ns)
     wall_ns = staticmethod(time.time_ns)
-
-    def boottime_ns(self) -> int:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def quality(self) -> ClockQuality:
         if time.time_ns() < EARLIEST_PLAUSIBLE_WALL_NS:

@@ -158,22 +158,25 @@ class Connection:
         try:
             buffer, frames = self._splitter.feed(data)
             parse = BaseCommand.FromString
+            allowed = self._allowed
             for command_start, command_end, frame_end in frames:
                 command = parse(buffer[command_start:command_end])
                 kind = command.type
-                if kind not in self._allowed:
+                if kind not in allowed:
                     raise ProtocolError(f"the peer sent {_name_of(kind)} in state {self.state}")
-                if kind in (_SEND, _MESSAGE):
-                    if command_end == frame_end:
-                        raise ProtocolError(f"{_name_of(kind)} without a payload")
-                    # Its required fields go unchecked, which would cost half a microsecond: they are numbers, and what
-                    # is missing reads as 0.
-                    if not command.HasField("send" if kind == _SEND else "message"):
-                        raise ProtocolError(f"{_name_of(kind)} is empty")
-                    entry = make_entry(buffer[command_end:frame_end])
-                    events.append((kind, command.send if kind == _SEND else command.message, entry))
+                # The required fields of these two go unchecked, which would cost half a microsecond: they are numbers,
+                # and what is missing reads as 0.
+                if kind == _SEND:
+                    if command_end == frame_end or not command.HasField("send"):
+                        raise ProtocolError("SEND is empty, or without a payload")
+                    events.append((kind, command.send, make_entry(buffer[command_end:frame_end])))
+                elif kind == _MESSAGE:
+                    if command_end == frame_end or not command.HasField("message"):
+                        raise ProtocolError("MESSAGE is empty, or without a payload")
+                    events.append((kind, command.message, make_entry(buffer[command_end:frame_end])))
                 else:
                     self._received(kind, command, events)
+                    allowed = self._allowed
         except DecodeError as error:
             self.fail("the peer sent a command that is unreadable")
             raise ProtocolError(self.close_reason) from error
