@@ -31,6 +31,8 @@ KEEP_ALIVE_INTERVAL_NS = 30 * SECOND
 """After this silence a PING is sent; after as much again the connection is closed."""
 HANDSHAKE_TIMEOUT_NS = 10 * SECOND
 """A connection that has not sent CONNECT by then is closed."""
+UNREAD_ANSWERS_SIZE_MAX = 4 * MIB
+"""Bytes that a peer may leave unread before it is read and answered no further."""
 CONNECTIONS_MAX = 1_000
 CONNECTION_WRITE_BUFFER_MAX = 1 * MIB
 """Bytes buffered for one slow peer before its dispatch pauses (guarantee G14)."""

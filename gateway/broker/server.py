@@ -18,6 +18,7 @@ from gateway.limits import (
     PENDING_RECEIPTS_MAX,
     PENDING_SIZE_MAX,
     SECOND,
+    UNREAD_ANSWERS_SIZE_MAX,
 )
 from gateway.wire.connection import Connection, Role, State
 
@@ -116,15 +117,16 @@ class ClientConnection(asyncio.Protocol):
             return
         self._flush_soon()
         self._server.partial_frames(self)
-        if self._reading and self._ahead_of_commit(1) and self._transport is not None:
-            self._reading = False
-            self._transport.pause_reading()
+        if self._ahead_of_commit(1):
+            self._read_no_further()
 
     def pause_writing(self) -> None:
         self._session.writable = False
 
     def resume_writing(self) -> None:
         self._session.writable = True
+        self._session.room.set()
+        self._read_again()
         self._session.wake_consumers()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -148,7 +150,25 @@ class ClientConnection(asyncio.Protocol):
         if self._session.flushed() and not self._transport.get_write_buffer_size() > CONNECTION_WRITE_BUFFER_MAX:
             self._session.writable = True
             self._session.wake_consumers()
-        if not self._reading and not self._ahead_of_commit(2):
+        if self._transport.get_write_buffer_size() > UNREAD_ANSWERS_SIZE_MAX:
+            # It asks and does not listen: what it is to be told would fill the memory.
+            self._session.room.clear()
+            self._read_no_further()
+        self._read_again()
+
+    def _read_no_further(self) -> None:
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _read_again(self) -> None:
+        if (
+            not self._reading
+            and self._transport is not None
+            and not self._transport.is_closing()
+            and self._session.room.is_set()
+            and not self._ahead_of_commit(2)
+        ):
             self._reading = True
             self._transport.resume_reading()
 

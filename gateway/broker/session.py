@@ -40,6 +40,7 @@ from gateway.limits import (
     CONNECTION_WRITE_BUFFER_MAX,
     ENTRY_SIZE_MAX,
     HANDLES_PER_CONNECTION_MAX,
+    MIB,
     NAME_LENGTH_MAX,
 )
 from gateway.log import StoredEntry
@@ -51,6 +52,10 @@ from gateway.wire.entry import parse_metadata
 
 logger = logging.getLogger(__name__)
 
+REQUESTS_SIZE_MAX = 8 * MIB
+"""Bytes of commands of one connection that wait for their turn."""
+REQUESTS_PER_TURN = 64
+"""Requests carried out before others have a turn of the event loop."""
 REQUESTS_WAITING_MAX = 10_000
 """Commands of one connection that wait for their turn; more than that is no client but a flood."""
 MODE_NON_PERSISTENT = 1
@@ -79,6 +84,9 @@ class Session:
         self.connection = connection
         self.writable = True
         """False while the socket takes nothing; the server sets it and wakes the consumers."""
+        self.room = asyncio.Event()
+        """Cleared while the peer leaves too much unread: then no request is answered. The server's to change."""
+        self.room.set()
         self.receipts = ReceiptLine(connection, flush=flush, on_failure=self._send_away_producers)
         self.producers: dict[int, Producer] = {}
         self.consumers: dict[int, Consumer] = {}
@@ -93,6 +101,8 @@ class Session:
         self._fail = fail
         """Closes the connection, with the reason."""
         self._requests: deque[tuple[int, Any]] = deque()
+        self._requests_size = 0
+        """Bytes of `_requests`."""
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         self._unsent = 0
@@ -161,16 +171,23 @@ class Session:
         self.consumers.clear()
 
     def _enqueue(self, kind: int, command: Any) -> None:
-        if len(self._requests) >= REQUESTS_WAITING_MAX:
+        self._requests_size += command.ByteSize()
+        if len(self._requests) >= REQUESTS_WAITING_MAX or self._requests_size > REQUESTS_SIZE_MAX:
             raise ProtocolError("the peer floods requests without waiting for answers")
         self._requests.append((kind, command))
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
+        done = 0
         try:
             while self._requests:
                 kind, command = self._requests.popleft()
+                self._requests_size -= command.ByteSize()
+                await self.room.wait()
+                done += 1
+                if done % REQUESTS_PER_TURN == 0:
+                    await asyncio.sleep(0)
                 handler = self._handlers.get(kind)
                 if handler is None:
                     self._reply(answers.unsupported(kind, command))
@@ -326,6 +343,8 @@ class Session:
         self._check_room()
         if not 0 < len(command.subscription.encode()) <= NAME_LENGTH_MAX:
             raise NotAllowed("a subscription's name is between 1 and 255 bytes long")
+        if len(command.consumer_name.encode()) > NAME_LENGTH_MAX:
+            raise NotAllowed("a consumer's name is longer than 255 bytes")
         if command.read_compacted:
             raise NotAllowed("compacted topics are not supported by this version")
         subscription_type = _subscription_type(command.subType)
