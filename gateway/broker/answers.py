@@ -32,7 +32,9 @@ def code_of(error: GatewayError) -> ServerError:
 
 def refusal(kind: int, command: Any, error: GatewayError) -> Answer | None:
     """How `command` is refused. None: it has no answer."""
-    code, message = int(code_of(error)), str(error)
+    code = int(code_of(error))
+    # The hint is for whoever reads the client's error, which is often the person who can do something about it.
+    message = f"{error}: {error.hint}" if error.hint else str(error)
     if kind == CommandType.LOOKUP:
         return CommandType.LOOKUP_RESPONSE, commands.CommandLookupTopicResponse(
             request_id=command.request_id, response=commands.LOOKUP_FAILED, error=code, message=message
