@@ -78,10 +78,6 @@ class TopicName:
         match = _PARTITION.match(self.local_name)
         return TopicName(self.domain, self.namespace, match[1]) if match else self
 
-    def with_partition(self, index: int) -> TopicName:
-        """The name of partition `index` (from 0) of this topic."""
-        return TopicName(self.domain, self.namespace, f"{self.local_name}{PARTITION_SUFFIX}{index}")
-
     @classmethod
     def parse(cls, text: str, *, default_namespace: str = PUBLIC_DEFAULT) -> TopicName:
         """Read a topic's name: `domain://tenant/namespace/name`, `tenant/namespace/name` or `name`.

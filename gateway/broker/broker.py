@@ -145,12 +145,6 @@ class Broker:
             self._ledgers[namespace] = known
         return known
 
-    async def unload(self, topic: Topic) -> None:
-        """Take everybody away from a topic and forget it; who comes back opens it again from the log."""
-        if self.topics.pop(topic.full_name, None) is topic:
-            self._by_ledger.pop(topic.ledger_id, None)
-        await topic.close()
-
     async def close(self) -> None:
         """Take everybody away from all topics. The log is the caller's to close."""
         self.closing = True

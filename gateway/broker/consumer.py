@@ -34,7 +34,6 @@ class Consumer:
     __slots__ = (
         "closed",
         "consumer_id",
-        "delivered_messages",
         "epoch",
         "name",
         "owner",
@@ -71,8 +70,6 @@ class Consumer:
         """Shared subscriptions: entry id -> messages charged, for what was delivered and is not acknowledged."""
         self.unacked_messages = 0
         """Sum of `pending`."""
-        self.delivered_messages = 0
-        """Since it connected."""
         self.closed = False
 
     @property
@@ -83,7 +80,6 @@ class Consumer:
     def deliver(self, entry: StoredEntry, *, messages: int, redelivery_count: int, ack_set: tuple[int, ...]) -> None:
         """Charge `messages` permits and hand the entry over."""
         self.permits -= messages
-        self.delivered_messages += messages
         self.owner.deliver(self, entry, redelivery_count, ack_set)
 
     def keep_pending(self, entry_id: int, messages: int) -> None:

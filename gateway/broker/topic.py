@@ -60,9 +60,6 @@ class Topic:
         self.subscriptions: dict[str, Subscription] = {}
         self._creating: dict[str, asyncio.Task[Subscription]] = {}
         """Of `subscriptions`, those that are not durable yet."""
-        self.messages_in = 0
-        """Messages published since the topic was opened."""
-        self.bytes_in = 0
         self._boottime_ns = clock.boottime_ns
         self._sequence_ids: OrderedDict[str, int] = OrderedDict(
             (producer_name, producer.last_sequence_id) for producer_name, producer in state.producers.items()
@@ -153,8 +150,6 @@ class Topic:
         if group is not self.last_group:
             self.last_group = group
             self.journal.commit_within(self.policy.commit_interval_ns, self.full_name)
-        self.messages_in += messages
-        self.bytes_in += len(data)
         return entry_id
 
     def committed(self, next_entry_id: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ from gateway.names import TopicName
 from gateway.wire import commands
 from gateway.wire.commands import CommandType
 from gateway.wire.connection import Connection, Role
-from tests.broker.conftest import TOPIC, Peer
+from tests.broker.conftest import TOPIC, Peer, entry
 
 UNREAD = 256 * 1024
 REQUESTS = 3_000
@@ -94,3 +95,65 @@ async def test_session_refuses_a_consumer_name_without_end(peer: Peer) -> None:
     )
     refusal = await peer.hear(CommandType.ERROR)
     assert refusal.error == ServerError.NotAllowedError
+
+
+async def test_server_bounds_the_incomplete_frames_of_all_peers(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes beyond it is closed; what it held is free again for the next."""
+    monkeypatch.setattr(server_module, "PARTIAL_FRAMES_SIZE_MAX", 100_000)
+    server = BrokerServer(broker, lambda: 0)
+    listener = bind(Address("127.0.0.1", 0), "a test")
+    await server.start(listener)
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        # The head of a frame of a megabyte, and a part of it that is more than all peers together may leave open.
+        writer.write((1_000_000).to_bytes(4) + (10).to_bytes(4) + bytes(200_000))
+        # Closed with bytes unread, so the peer may be told so by a reset.
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(WAIT_S):
+                assert await reader.read() == b""
+        writer.close()
+        await eventually(lambda: not server.connections)
+    assert server._partial_bytes == 0
+    await server.close()
+
+
+async def test_server_reads_no_further_while_too_much_waits_for_the_commit(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender is slowed down by its socket; every entry gets its receipt in the end."""
+    monkeypatch.setattr(server_module, "PENDING_RECEIPTS_MAX", 10)
+    server = BrokerServer(broker, lambda: 0)
+    listener = bind(Address("127.0.0.1", 0), "a test")
+    await server.start(listener)
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    client = Connection(Role.client, now_ns=0)
+    client.connect(client_version="test")
+    client.send(CommandType.PRODUCER, commands.CommandProducer(topic=TOPIC, producer_id=1, request_id=1))
+    writer.writelines(client.data_to_send())
+    heard: list[int] = []
+
+    async def hear(kind: CommandType, count: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while heard.count(kind) < count:
+                heard.extend(event[0] for event in client.receive_data(await reader.read(1 << 16), 0))
+
+    await hear(CommandType.PRODUCER_SUCCESS, 1)
+    (connection,) = server.connections
+    paused: list[bool] = []
+    read_no_further = connection._read_no_further
+
+    def noted() -> None:
+        read_no_further()
+        assert connection._transport is not None
+        paused.append(not connection._transport.is_reading())
+
+    monkeypatch.setattr(connection, "_read_no_further", noted)
+    for number in range(100):
+        client.send_entry(1, number, entry())
+    writer.writelines(client.data_to_send())
+    await hear(CommandType.SEND_RECEIPT, 100)
+    assert True in paused
+    writer.close()
+    await server.close()
